@@ -1,5 +1,7 @@
 //! Real servers, as the data path sees them.
 
+use core::{iter::Sum, ops::AddAssign};
+
 use crate::{addr::Addr, wire::wire};
 
 wire! {
@@ -34,5 +36,26 @@ wire! {
         pub connections: u64,
         /// Flows attempted (first packets).
         pub attempts: u64,
+    }
+}
+
+impl AddAssign for RipStats {
+    fn add_assign(&mut self, other: Self) {
+        let Self { packets_in, bytes_in, packets_out, bytes_out, connections, attempts } = other;
+        self.packets_in += packets_in;
+        self.bytes_in += bytes_in;
+        self.packets_out += packets_out;
+        self.bytes_out += bytes_out;
+        self.connections += connections;
+        self.attempts += attempts;
+    }
+}
+
+impl Sum for RipStats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, one| {
+            sum += one;
+            sum
+        })
     }
 }

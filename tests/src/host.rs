@@ -117,6 +117,24 @@ impl Host {
         })
     }
 
+    /// A counter of its TCP (RFC 4022 and Linux's own; both families): 0 if the kernel has none of the name.
+    pub fn tcp_counter(&self, name: &str) -> u64 {
+        let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+        let text = self.within(|| ["snmp", "netstat"].map(read).concat());
+        let tables = ["Tcp: ", "TcpExt: "].map(|table| {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(table));
+            (lines.next().unwrap_or(""), lines.next().unwrap_or(""))
+        });
+        let mut cells = tables.iter().flat_map(|(names, values)| names.split(' ').zip(values.split(' ')));
+        cells.find(|(cell, _)| *cell == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// How many of its connections were ever reset while they were open. A RST that meets a connection which both
+    /// sides have closed (a FIN that was sent twice provokes one) is none.
+    pub fn resets(&self) -> u64 {
+        self.tcp_counter("EstabResets")
+    }
+
     /// The hardware address of one of its interfaces.
     pub fn mac(&self, interface: &str) -> Result<String> {
         let line = self.ip(&format!("-o link show {interface}"))?;

@@ -8,9 +8,10 @@
 //! ```
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -155,6 +156,14 @@ impl Lab {
         fs::write(folder.join("node.toml"), node)?;
         fs::write(folder.join("services.toml"), services)?;
         Ok(folder)
+    }
+
+    /// Gives the balancer this secret (64 hexadecimal digits) instead of one of its own: its rings, and so who goes
+    /// where, can be repeated. Call it before the daemon's first start.
+    pub fn set_secret(&self, secret: &str) -> Result<()> {
+        let path = self.folder.join("state/secret");
+        fs::write(&path, secret)?;
+        Ok(fs::set_permissions(&path, Permissions::from_mode(0o600))?)
     }
 
     /// Fault: pulls (`false`) or plugs the cable of `host`, at the switch.

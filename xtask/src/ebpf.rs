@@ -72,7 +72,7 @@ pub fn build(out_dir: &Path) -> Result<PathBuf> {
         return Ok(object);
     }
     fs::create_dir_all(out_dir).with_context(|| format!("cannot create {}", out_dir.display()))?;
-    let built = compile(&find()?, &out_dir.join("bpf"))?;
+    let built = compile(&find()?, &shared(out_dir))?;
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     check_elf(&bytes).with_context(|| built.display().to_string())?;
     fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
@@ -220,6 +220,14 @@ fn probe(rustc: &Path, linkers: &[PathBuf]) -> Result<PathBuf> {
     bail!("{}", reasons.join("; "))
 }
 
+/// Where the nested cargo builds: `target/bpf`, so that clippy, tests and releases share one build (each has a build
+/// script run, and so an `OUT_DIR`, of its own: `target/<profile>/build/<package>-<hash>/out`).
+fn shared(out_dir: &Path) -> PathBuf {
+    let build = out_dir.ancestors().find(|folder| folder.ends_with("build"));
+    let target = build.and_then(|build| build.parent()?.parent());
+    target.unwrap_or(out_dir).join("bpf")
+}
+
 fn compile(compiler: &Compiler, folder: &Path) -> Result<PathBuf> {
     // cargo tells a build script about the machine the daemon is for; elsewhere that is this one.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.into());
@@ -336,6 +344,14 @@ mod tests {
         assert!(check_elf(&elf).is_ok());
         (elf[18], elf[19]) = (0, 247);
         assert!(check_elf(&elf).is_ok());
+    }
+
+    #[test]
+    fn every_build_script_run_shares_one_nested_target_folder() {
+        for out_dir in ["/w/target/debug/build/epiclb-1f/out", "/w/target/release/build/epiclb-2e/out"] {
+            assert_eq!(shared(Path::new(out_dir)), Path::new("/w/target/bpf"));
+        }
+        assert_eq!(shared(Path::new("/tmp/object")), Path::new("/tmp/object/bpf"));
     }
 
     #[test]

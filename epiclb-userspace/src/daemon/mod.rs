@@ -46,7 +46,7 @@ use crate::{
     health::{self, HealthChecks},
     model::{Config, Health, RipName},
     netlink::{NetEvent, subscribe},
-    plan::{Names, plan},
+    plan::{Names, Op, plan},
     redirect::RedirectSet,
 };
 
@@ -191,6 +191,7 @@ impl Daemon {
             leaving_rips: BTreeMap::new(),
             leaving_addresses: BTreeMap::new(),
             resting: BTreeMap::new(),
+            former: BTreeMap::new(),
             seed,
             generation: 1,
             loaded_at: SystemTime::now(),
@@ -502,6 +503,11 @@ impl Daemon {
         let mut lines = Vec::with_capacity(ops.len());
         for op in &ops {
             let line = self.names.describe(op);
+            if let Op::RemoveRip(id) = op
+                && let Some(rip) = actual.rips.get(id)
+            {
+                *self.state.former.entry(rip.group).or_default() += self.bpf.rip_stats(*id)?;
+            }
             self.bpf.apply(op)?;
             debug!("{line}");
             lines.push(line);

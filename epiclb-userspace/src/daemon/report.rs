@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 use epiclb_common::{
-    Addr, Flow, FlowKey, Hop, Pin, PinKey,
+    Addr, Flow, FlowKey, Hop, Pin, PinKey, RipStats,
     flow::{UDP, state},
     hash::{client_hash, reduce},
     verdict::Note,
@@ -27,7 +27,7 @@ use crate::{
     dataplane::{Bpf, Tables},
     desired::{Desired, vip_identity},
     health,
-    model::{Admin, Balance, Health, Protocol, RipName, Service, Vip},
+    model::{Admin, Balance, Health, Protocol, Rip, RipName, Service, Vip},
     netlink::XdpPlace,
     redirect::server::Counts,
 };
@@ -172,7 +172,7 @@ impl Sources<'_> {
         }
     }
 
-    fn rip_status(&self, vip: &Vip, rip: &crate::model::Rip) -> RipStatus {
+    fn rip_status(&self, vip: &Vip, rip: &Rip) -> RipStatus {
         let name = vip.rip_name(rip);
         let id = self.rip_id(&name);
         let only_port = match vip.ports.as_slice() {
@@ -229,32 +229,18 @@ impl Sources<'_> {
         for vip in &self.state.config.services.vips {
             match &vip.service {
                 Service::Balance(balance) => {
-                    let mut rips = Vec::new();
-                    for rip in &balance.rips {
-                        let stats = match ids.get(&vip.rip_name(rip)) {
-                            Some(id) => self.bpf.rip_stats(*id)?,
-                            None => epiclb_common::RipStats::default(),
-                        };
-                        rips.push(Traffic {
-                            label: rip.label.clone(),
-                            attempts: stats.attempts,
-                            connections: stats.connections,
-                            packets_in: stats.packets_in,
-                            bytes_in: stats.bytes_in,
-                            packets_out: stats.packets_out,
-                            bytes_out: stats.bytes_out,
-                        });
-                    }
-                    let sum = |field: fn(&Traffic) -> u64| rips.iter().map(field).sum();
-                    let traffic = Traffic {
-                        label: vip.label.clone(),
-                        attempts: sum(|t| t.attempts),
-                        connections: sum(|t| t.connections),
-                        packets_in: sum(|t| t.packets_in),
-                        bytes_in: sum(|t| t.bytes_in),
-                        packets_out: sum(|t| t.packets_out),
-                        bytes_out: sum(|t| t.bytes_out),
+                    let stats = |id: u32| self.bpf.rip_stats(id);
+                    let rip = |rip: &Rip| {
+                        let stats = ids.get(&vip.rip_name(rip)).copied().map(stats).transpose()?;
+                        Ok(traffic(&rip.label, stats.unwrap_or_default()))
                     };
+                    let rips = balance.rips.iter().map(rip).collect::<Result<_>>()?;
+                    // Those that retire, and those that are gone, are the VIP's still.
+                    let group = vip_identity(&vip.label);
+                    let held = self.actual.rips.iter().filter(|(_, rip)| rip.group == group);
+                    let mut all = held.map(|(id, _)| stats(*id)).sum::<Result<RipStats>>()?;
+                    all += self.state.former.get(&group).copied().unwrap_or_default();
+                    let traffic = traffic(&vip.label, all);
                     counters.vips.push(VipCounters { traffic, rips });
                 }
                 Service::Redirect(_) => counters.redirects.push(self.redirect_counters(vip)),
@@ -513,6 +499,11 @@ pub(super) fn problems(report: &config::Report) -> Vec<Problem> {
             help: problem.help.clone(),
         })
         .collect()
+}
+
+fn traffic(label: &str, stats: RipStats) -> Traffic {
+    let RipStats { packets_in, bytes_in, packets_out, bytes_out, connections, attempts } = stats;
+    Traffic { label: label.to_owned(), attempts, connections, packets_in, bytes_in, packets_out, bytes_out }
 }
 
 fn rfc3339(time: SystemTime) -> String {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use epiclb_common::{Addr, Hop, flow::idle, hash::Seed, hop::mac_word};
+use epiclb_common::{Addr, Hop, RipStats, flow::idle, hash::Seed, hop::mac_word};
 
 use crate::{
     control::request::{AdminReport, ErrorKind, ErrorReply},
@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) leaving_addresses: BTreeMap<Addr, u32>,
     /// Ids of RIPs that were removed, with the sweeps to wait until no pin and no flow can name them any more.
     pub(super) resting: BTreeMap<u32, u32>,
+    /// Traffic of RIPs that were removed, by their VIP's identity: a VIP's counters never fall.
+    pub(super) former: BTreeMap<u64, RipStats>,
     pub(super) seed: Seed,
     pub(super) generation: u64,
     pub(super) loaded_at: SystemTime,

@@ -253,15 +253,7 @@ impl Bpf {
     /// # Errors
     /// The kernel's.
     pub fn rip_stats(&self, rip: u32) -> Result<RipStats> {
-        let cpus = self.rip_stats.get(&rip, 0)?;
-        Ok(cpus.iter().fold(RipStats::default(), |sum, cpu| RipStats {
-            packets_in: sum.packets_in + cpu.packets_in,
-            bytes_in: sum.bytes_in + cpu.bytes_in,
-            packets_out: sum.packets_out + cpu.packets_out,
-            bytes_out: sum.bytes_out + cpu.bytes_out,
-            connections: sum.connections + cpu.connections,
-            attempts: sum.attempts + cpu.attempts,
-        }))
+        Ok(self.rip_stats.get(&rip, 0)?.iter().copied().sum())
     }
 
     /// The program's other counts.

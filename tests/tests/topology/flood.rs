@@ -10,7 +10,7 @@ use epiclb_tests::{Host, client::Forger, until};
 use etherparse::PacketBuilder;
 use serde_json::json;
 
-use crate::stage::{HEALTH, LABELS, Stage, plain, resets, three};
+use crate::stage::{HEALTH, LABELS, Stage, plain, three};
 
 const PINS: u32 = 4_096;
 /// Four times the pin table.
@@ -63,7 +63,7 @@ const ROOMY: u32 = 65_536;
 const CRAMPED: u32 = 1_024;
 
 fn nobody_honest_notices(mode: &str, half_open: u32) {
-    let limits = format!("xdp_mode = \"{mode}\"\n[limits]\npins = {PINS}\nhalf_open = {half_open}\nflows = 8192\n");
+    let limits = format!("xdp_mode = \"{mode}\"\n[limits]\npins = {PINS}\nhalf_open = {half_open}\n");
     let Some(stage) = Stage::open(&limits, &three()) else { return };
     // The way back to nobody is a black hole, as on the internet.
     stage.gateway.ip("route add blackhole 198.18.0.0/15").unwrap();
@@ -74,7 +74,7 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     let homes: Vec<String> = sessions.iter_mut().map(|session| session.ask().unwrap()).collect();
     let pinned = LABELS.map(|(label, _)| stage.pinned(label));
     assert!(pinned.iter().all(|pins| pins.len() == usize::from(HONEST)));
-    let (resets_before, to_rip) = (resets(&stage.clients), stage.verdict("to_rip"));
+    let (resets_before, to_rip) = (stage.clients.resets(), stage.verdict("to_rip"));
     let unverified = || stage.verdict("drop_unverified") + stage.verdict("drop_no_flow");
     let unverified_before = unverified();
 
@@ -111,7 +111,7 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     let forwarded = stage.verdict("to_rip") - to_rip;
     assert!(forwarded >= sent / 3 * 2 * 95 / 100, "{forwarded} of {} SYNs", sent / 3 * 2);
 
-    assert_eq!(resets(&stage.clients), resets_before, "established connections were reset");
+    assert_eq!(stage.clients.resets(), resets_before, "established connections were reset");
     for ((label, address), pinned) in LABELS.iter().zip(&pinned) {
         let after = stage.pinned(label);
         let lost: Vec<_> = pinned.iter().filter(|(client, rip)| after.get(*client) != Some(*rip)).collect();

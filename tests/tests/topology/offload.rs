@@ -4,11 +4,11 @@ use std::{io::ErrorKind, net::IpAddr, time::Duration};
 
 use epiclb_tests::{Host, client};
 
-use crate::stage::{LABELS, Session, Stage, plain, tcp_counter, three};
+use crate::stage::{LABELS, Session, Stage, plain, three};
 
 /// TCP segments that a host refused for their checksum.
 fn bad_checksums(host: &Host) -> u64 {
-    tcp_counter(host, "InCsumErrors")
+    host.tcp_counter("InCsumErrors")
 }
 
 #[test]

@@ -88,6 +88,23 @@ fn connections_opened_just_before_their_rip_or_vip_is_removed_finish_in_peace() 
 }
 
 #[test]
+fn a_vips_counters_do_not_fall_when_a_server_is_taken_out() {
+    let Some(stage) = Stage::open("", &three()) else { return };
+    let connections = || {
+        let counters = stage.daemon().json(&["counters"]).unwrap();
+        let vip = counters["vips"].as_array().unwrap().iter().find(|vip| vip["label"] == "Web").unwrap().clone();
+        let rips = vip["rips"].as_array().unwrap().iter().map(|rip| rip["connections"].as_u64().unwrap()).sum::<u64>();
+        (vip["connections"].as_u64().unwrap(), rips)
+    };
+    stage.visit(plain(VIP4), 0..60, 1);
+    assert_eq!(connections(), (60, 60));
+    stage.configure("", &web(&[(2, 100), (3, 100)], REMEMBER));
+    stage.does("reload");
+    let (vip, rips) = connections();
+    assert!(vip == 60 && rips < 60, "{vip} of the VIP, {rips} of its present RIPs");
+}
+
+#[test]
 fn an_invalid_file_changes_nothing_and_is_told() {
     let Some(stage) = Stage::open("", &three()) else { return };
     let before = stage.daemon().status().unwrap();

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use epiclb_tests::{Daemon, until};
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, plain, resets, server, three, web};
+use crate::stage::{HEALTH, LABELS, Stage, VIP4, plain, server, three, web};
 
 #[test]
 fn killing_the_daemon_breaks_nothing_and_the_next_one_takes_over_what_is_there_natively() {
@@ -21,7 +21,7 @@ fn killing_breaks_nothing(mode: &str) {
     let mut sessions: Vec<_> = LABELS.iter().flat_map(|(_, address)| stage.sessions(plain(address), 0..60)).collect();
     let homes: Vec<String> = sessions.iter_mut().map(|session| session.ask().unwrap()).collect();
     let pinned = LABELS.map(|(label, _)| stage.pinned(label));
-    let resets_before = resets(&stage.clients);
+    let resets_before = stage.clients.resets();
     let load = LABELS.map(|(_, address)| stage.load(plain(address), 1_000..1_200));
 
     for round in 0..2 {
@@ -62,7 +62,7 @@ fn killing_breaks_nothing(mode: &str) {
         assert!(met.restless().is_empty(), "{:?}", met.restless());
         assert!(met.slowest < Duration::from_secs(1), "{:?}", met.slowest);
     }
-    assert_eq!(resets(&stage.clients), resets_before);
+    assert_eq!(stage.clients.resets(), resets_before);
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use epiclb_tests::{client, page, until};
+use epiclb_tests::{client, fixtures, until};
 use serde_json::json;
 
-use crate::stage::{Homes, LABELS, Stage, plain, resets, server, shares, three, web};
+use crate::stage::{HEALTH, Homes, LABELS, Stage, VIP4, plain, server, shares, three, web};
 
 /// Clients and connections of each in the reference round.
 const CLIENTS: u16 = 300;
@@ -31,26 +31,10 @@ fn three_hundred_clients_stick_to_one_rip_each_and_read_every_byte_over_tls_in_g
 fn everybody_sticks(mode: &str) {
     let Some(stage) = Stage::open(&format!("xdp_mode = \"{mode}\""), &three()) else { return };
     assert_eq!(stage.daemon().status().unwrap()["interfaces"][0]["xdp"], mode);
-    let before = resets(&stage.clients);
-    let page = page();
+    let before = stage.clients.resets();
     for (label, address) in LABELS {
         let vip = plain(address);
-        let tls = SocketAddr::new(vip.ip(), 443);
-        let sources = stage.sources(vip, 0..CLIENTS);
-        let answers = client::crowd_at_once(&stage.clients, sources, tls, "/page", CONNECTIONS).unwrap();
-        let mut homes = Homes::new();
-        for (source, answers) in answers {
-            assert_eq!(answers.len(), CONNECTIONS);
-            for answer in answers {
-                assert_eq!((answer.status, answer.error.as_str()), (200, ""), "{source}: {answer:?}");
-                let (line, rest) = answer.body.split_once('\n').unwrap();
-                assert_eq!(rest, page, "{source}");
-                let rip = line.split(' ').next().unwrap();
-                let home = homes.entry(source).or_insert_with(|| rip.to_owned());
-                assert_eq!(home, rip, "{source} moved");
-            }
-        }
-        assert_eq!(homes.len(), usize::from(CLIENTS));
+        let homes = stage.visit_over_tls(SocketAddr::new(vip.ip(), 443), CLIENTS, CONNECTIONS);
         assert_eq!(stage.pinned(label), homes, "the pins are where the clients went");
         assert_spread(&homes, &[(1, 100), (2, 100), (3, 100)], 4.0);
 
@@ -59,7 +43,7 @@ fn everybody_sticks(mode: &str) {
         let allowed = assert_spread(&many, &[(1, 100), (2, 100), (3, 100)], 0.0);
         eprintln!("{mode} {label}: {CLIENTS} clients {:?}, {MANY} clients {allowed:?}", shares(&homes));
     }
-    assert_eq!(resets(&stage.clients), before, "connections were reset");
+    assert_eq!(stage.clients.resets(), before, "connections were reset");
     assert_eq!(stage.daemon().status().unwrap()["alarms"], json!([]));
 
     // The count does count.
@@ -68,7 +52,26 @@ fn everybody_sticks(mode: &str) {
     let home = session.ask().unwrap();
     stage.does(&format!("halt {}/{home}", LABELS[0].0));
     session.ask().unwrap_err();
-    assert_eq!(resets(&stage.clients), before + 1);
+    assert_eq!(stage.clients.resets(), before + 1);
+}
+
+/// The reference configuration as it stands, 300 clients, five connections each.
+#[test]
+fn the_epic_guides_clients_stick_and_spread_evenly_and_read_every_byte() {
+    let Some(mut stage) = Stage::empty() else { return };
+    stage.set_secret(fixtures::SECRET).unwrap();
+    stage.configure("", fixtures::SERVICES);
+    stage.start();
+    stage.daemon().wait_all_up(HEALTH).unwrap();
+    let resets = stage.clients.resets();
+    for (label, address, servers) in [("Hyperspace", VIP4, 1..=3), ("MyChart", "192.168.85.151", 4..=5)] {
+        let homes = stage.visit_over_tls(SocketAddr::new(address.parse().unwrap(), 443), CLIENTS, CONNECTIONS);
+        assert_eq!(stage.pinned(label), homes, "the pins are where the clients went");
+        let weights: Vec<_> = servers.map(|n| (n, 100)).collect();
+        eprintln!("{label}: {:?}", assert_spread(&homes, &weights, 0.0));
+    }
+    assert_eq!(stage.clients.resets(), resets, "connections were reset");
+    assert_eq!(stage.daemon().status().unwrap()["alarms"], json!([]));
 }
 
 #[test]
@@ -86,13 +89,11 @@ fn unequal_weights_are_kept_within_fifteen_percent() {
 fn the_same_secret_places_every_client_alike_on_another_node() {
     let Some(stage) = Stage::open("", &three()) else { return };
     let homes = stage.visit(plain(LABELS[0].1), 0..100, 1);
-    let secret = std::fs::read(stage.folder().join("state/secret")).unwrap();
+    let secret = std::fs::read_to_string(stage.folder().join("state/secret")).unwrap();
     drop(stage);
 
     let Some(mut stage) = Stage::empty() else { return };
-    let path = stage.folder().join("state/secret");
-    std::fs::write(&path, secret).unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    stage.set_secret(&secret).unwrap();
     stage.configure("", &three());
     stage.start();
     stage.daemon().wait_all_up(Duration::from_secs(10)).unwrap();

@@ -12,7 +12,7 @@ use std::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -203,6 +203,26 @@ impl Stage {
         homes.unwrap_or_else(|failure| panic!("{failure}"))
     }
 
+    /// The first `clients` each open `times` connections with curl, at once, and read the page over TLS. Every byte is
+    /// checked, and that the client stays with one RIP. Who went where.
+    pub(crate) fn visit_over_tls(&self, vip: SocketAddr, clients: u16, times: usize) -> Homes {
+        let answers = client::crowd_at_once(&self.clients, self.sources(vip, 0..clients), vip, "/page", times).unwrap();
+        let (page, mut homes) = (page(), Homes::new());
+        for (source, answers) in answers {
+            assert_eq!(answers.len(), times);
+            for answer in answers {
+                assert_eq!((answer.status, answer.error.as_str()), (200, ""), "{source}: {answer:?}");
+                let (line, rest) = answer.body.split_once('\n').unwrap();
+                assert_eq!(rest, page, "{source}");
+                let rip = line.split(' ').next().unwrap();
+                let home = homes.entry(source).or_insert_with(|| rip.to_owned());
+                assert_eq!(home, rip, "{source} moved");
+            }
+        }
+        assert_eq!(homes.len(), usize::from(clients));
+        homes
+    }
+
     /// Opens a connection from the `n`-th client that stays open.
     pub(crate) fn session(&self, vip: SocketAddr, n: u16) -> io::Result<Session> {
         let source = self.client_for(vip.ip(), n);
@@ -293,6 +313,7 @@ impl Stage {
                     Err(error) => met.failures.push(format!("{source} after {:?}: {error}", began.elapsed())),
                 }
                 met.slowest = met.slowest.max(began.elapsed());
+                thread::sleep(PACE.saturating_sub(began.elapsed()));
             }
             met
         });
@@ -303,7 +324,7 @@ impl Stage {
 impl Drop for Stage {
     /// A failure is best told with what the packets met.
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !thread::panicking() {
             return;
         }
         if let Some(Ok(counters)) = self.daemon.as_ref().map(|daemon| daemon.json(&["counters"])) {
@@ -313,7 +334,7 @@ impl Drop for Stage {
             }
         }
         for host in self.lab.servers.iter().map(|server| &server.host).chain([&self.lab.clients]) {
-            let told = TELLING.map(|name| format!("{name} {}", tcp_counter(host, name)));
+            let told = TELLING.map(|name| format!("{name} {}", host.tcp_counter(name)));
             eprintln!("{}: {}", host.name(), told.join(", "));
         }
     }
@@ -400,6 +421,9 @@ impl Session {
     }
 }
 
+/// The least time between two connections of a [`Load`], so that a quick machine is not a flood.
+const PACE: Duration = Duration::from_millis(1);
+
 /// Clients that connect again and again.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -446,12 +470,6 @@ impl Met {
     }
 }
 
-/// Connections of a host that were reset while they were open, ever. A RST that meets a connection which both sides
-/// have closed (a FIN that was sent twice provokes one) is none.
-pub(crate) fn resets(host: &Host) -> u64 {
-    tcp_counter(host, "EstabResets")
-}
-
 /// Counters that say why a kernel has given a connection up.
 const TELLING: [&str; 8] = [
     "EstabResets",
@@ -463,18 +481,6 @@ const TELLING: [&str; 8] = [
     "TCPAbortOnClose",
     "TCPChallengeACK",
 ];
-
-/// A counter of a host's TCP (RFC 4022 and Linux's own; both families): 0 if the kernel has none of the name.
-pub(crate) fn tcp_counter(host: &Host, name: &str) -> u64 {
-    let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-    let text = host.within(|| ["snmp", "netstat"].map(read).concat());
-    let tables = ["Tcp: ", "TcpExt: "].map(|table| {
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix(table));
-        (lines.next().unwrap_or(""), lines.next().unwrap_or(""))
-    });
-    let mut cells = tables.iter().flat_map(|(names, values)| names.split(' ').zip(values.split(' ')));
-    cells.find(|(cell, _)| *cell == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
-}
 
 /// How long the machine has been up: pins can't be made to look older than that.
 pub(crate) fn uptime() -> Duration {

@@ -31,6 +31,7 @@ fn state(config: Config) -> State {
         leaving_rips: BTreeMap::new(),
         leaving_addresses: BTreeMap::new(),
         resting: BTreeMap::new(),
+        former: BTreeMap::new(),
         seed: Seed(7, 11),
         generation: 1,
         loaded_at: SystemTime::UNIX_EPOCH,

@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long)]
     once: bool,
     /// How many client addresses connect to each virtual service.
-    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = story::CLIENTS, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     clients: u16,
     /// How XDP is attached: auto, native or generic.
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = ["auto", "native", "generic"])]
@@ -69,6 +69,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     let lab = step("network namespaces, five nginx servers with TLS", Lab::epic)?;
     let daemon = step("epiclb run --config … on the reference configuration", || {
+        lab.set_secret(fixtures::SECRET)?;
         let more = format!("xdp_mode = {:?}", arguments.xdp_mode);
         let config = lab.write_config(&lab.node_toml(&more), fixtures::SERVICES)?;
         Daemon::start(&lab, &config)
