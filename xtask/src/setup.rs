@@ -195,7 +195,8 @@ impl Survey {
         let had_nginx = which("nginx").is_some();
         let packages: Vec<&str> = self.absent.iter().map(|program| program.package).collect();
         apt.install(&packages);
-        if !had_nginx && which("nginx").is_some() && which("systemctl").is_some() {
+        // sd_booted(3): without systemd nothing has been started.
+        if !had_nginx && which("nginx").is_some() && Path::new("/run/systemd/system").is_dir() {
             // The package starts a server on port 80 of this machine, which nobody asked for.
             let mut disable = ui::as_root(Path::new("systemctl"), &[]);
             let _ = ui::task("switching nginx's own service off", disable.args(["disable", "--now", "nginx"]));
