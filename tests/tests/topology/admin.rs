@@ -79,7 +79,7 @@ fn a_halt_resets_open_connections_on_their_next_packet_and_no_others() {
         sessions[0].send().unwrap();
         let error = sessions[0].hear().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert_eq!(resets.hits().unwrap(), 1);
         for session in &mut sessions[1..] {
             session.ask().unwrap();

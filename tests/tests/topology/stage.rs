@@ -36,8 +36,8 @@ pub(crate) const LABELS: [(&str, &str); 2] = [("Web", VIP4), ("Web6", VIP6)];
 const HEAD: &str =
     "[defaults]\ncheck = { kind = \"tcp\", interval = \"400ms\", timeout = \"400ms\", rise = 2, fall = 3 }\n";
 
-/// How long health may take to be noticed.
-pub(crate) const HEALTH: Duration = Duration::from_secs(10);
+/// How long health may take to be noticed: a second or two, and many times that where the machine is busy.
+pub(crate) const HEALTH: Duration = Duration::from_secs(20);
 
 /// The text of one RIP: the `n`-th Hyperspace server (from 1) or, from 4 on, a MyChart server; `more` are its other
 /// lines.
