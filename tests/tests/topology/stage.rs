@@ -20,7 +20,7 @@ use anyhow::ensure;
 use aya::{Pod, maps::MapData};
 use epiclb::{dataplane::Table, desired::vip_identity};
 use epiclb_common::{Addr, Flow, FlowKey, Pin, PinKey, maps};
-use epiclb_tests::{Daemon, Host, Lab, client, page, until};
+use epiclb_tests::{Daemon, Lab, client, page, until};
 use serde_json::Value;
 
 /// The VIP of [`services`] over IPv4, and its ports: TLS, and bare HTTP where TLS does not matter.
