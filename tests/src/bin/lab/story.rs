@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -14,8 +14,10 @@ use crate::view::{self, Report, Row};
 
 /// How many client addresses connect to each virtual service, unless told otherwise.
 pub(crate) const CLIENTS: u16 = 300;
-/// Connections each client address opens to a virtual service, one after the other.
+/// Connections each client address opens to a virtual service, all at once.
 const CONNECTIONS: usize = 5;
+/// And when it comes again: enough to see whether it stays where it went.
+const AGAIN: usize = 2;
 /// Downloads each way.
 const DOWNLOADS: usize = 3;
 /// How long the daemon's own count of pins may lag behind.
@@ -33,7 +35,7 @@ pub(crate) fn tell(lab: &Lab, daemon: &Daemon, clients: u16, report: &mut Report
     for (vip, address) in VIPS {
         view::heading(&format!("{clients} clients open {CONNECTIONS} TLS connections each to {vip} ({address}:443)"));
         let resets = lab.clients.resets();
-        let round = drive(lab, address, clients)?;
+        let round = drive(lab, address, clients, CONNECTIONS)?;
         let resets = lab.clients.resets() - resets;
         show(&round, &settled(&round, daemon, vip)?, vip);
         report.check(
@@ -87,9 +89,10 @@ impl Round {
     }
 }
 
-fn drive(lab: &Lab, address: &str, clients: u16) -> Result<Round> {
+fn drive(lab: &Lab, address: &str, clients: u16, connections: usize) -> Result<Round> {
     let sources = (0..clients).map(|n| IpAddr::from(lab.client(n)));
-    let answers = client::crowd(&lab.clients, sources, &format!("https://{address}/whoami"), CONNECTIONS)?;
+    let vip = SocketAddr::new(address.parse()?, 443);
+    let answers = client::crowd_at_once(&lab.clients, sources, vip, "/whoami", connections)?;
     let mut round = Round::default();
     for (source, answers) in answers {
         for answer in answers {
@@ -161,7 +164,7 @@ fn kill_and_return(
     lab.server(VICTIM).kill()?;
     daemon.wait_for(&name, "down", HEALTH_LIMIT)?;
     view::line(&format!("seen down after {:.1} s; all clients connect again", killed.elapsed().as_secs_f64()));
-    let without = drive(lab, address, clients)?;
+    let without = drive(lab, address, clients, AGAIN)?;
     show(&without, &settled(&without, daemon, vip)?, vip);
     let hit = before.values().filter(|rip| *rip == VICTIM).count();
     let moves = moves(before, &without.homes);
@@ -186,7 +189,7 @@ fn kill_and_return(
     lab.server(VICTIM).start()?;
     daemon.wait_for(&name, "up", HEALTH_LIMIT)?;
     view::line(&format!("seen up after {:.1} s; all clients connect again", returned.elapsed().as_secs_f64()));
-    let again = drive(lab, address, clients)?;
+    let again = drive(lab, address, clients, AGAIN)?;
     show(&again, &settled(&again, daemon, vip)?, vip);
     let moved = self::moves(&without.homes, &again.homes).len();
     report.check(
