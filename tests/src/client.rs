@@ -21,12 +21,14 @@ use nix::sys::{
     time::TimeVal,
 };
 
-use crate::{Host, host::succeeded};
+use crate::{Host, PATIENCE, host::succeeded};
 
 /// How many curl processes [`crowd`] keeps going at once.
 const CURLS_AT_ONCE: usize = 8;
+/// How many sources each of them asks for in turn: starting curl costs more than a request.
+const SOURCES_OF_A_CURL: usize = 10;
 /// Seconds after which curl gives a request up.
-const CURL_PATIENCE: &str = "10";
+const CURL_PATIENCE: &str = "60";
 
 /// What came of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,32 +56,8 @@ impl Answer {
 /// Certificates are not checked: the lab's are self-signed. An `Err` means that curl could not be run; failed
 /// requests are answers.
 pub fn curl(host: &Host, source: IpAddr, url: &str, times: usize) -> Result<Vec<Answer>> {
-    run_curl(host, source, &["--header", "Connection: close"], &vec![url.to_owned(); times])
-}
-
-/// Requests `path` from `vip` over TLS, on `times` connections that are open at once and that curl closes: nothing
-/// has a reason to be reset.
-pub fn curl_at_once(host: &Host, source: IpAddr, vip: SocketAddr, path: &str, times: usize) -> Result<Vec<Answer>> {
-    // curl keeps connections by name, so each name has its own.
-    let urls: Vec<String> = (0..times).map(|n| format!("https://connection-{n}.test{path}")).collect();
-    run_curl(host, source, &["--connect-to", &format!("::{vip}")], &urls)
-}
-
-fn run_curl(host: &Host, source: IpAddr, more: &[&str], urls: &[String]) -> Result<Vec<Answer>> {
-    // Unit and record separators (ASCII) never occur in what the lab serves as text.
-    let output = host
-        .command("curl")
-        .args(["--silent", "--insecure", "--globoff", "--http1.1", "--max-time", CURL_PATIENCE])
-        .args(["--interface", &source.to_string()])
-        .args(["--write-out", "\u{1f}%{http_code}\u{1f}%{redirect_url}\u{1f}%{exitcode}\u{1f}%{errormsg}\u{1e}"])
-        .args(more)
-        .args(urls)
-        .output()
-        .context("cannot run curl")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let answers: Vec<Answer> = text.split_terminator('\u{1e}').map(answer).collect::<Result<_>>()?;
-    ensure!(answers.len() == urls.len(), "curl gave {} answers to {urls:?}: {text}", answers.len());
-    Ok(answers)
+    let mut answers = run_curl(host, &[source], CLOSED_BY_SERVER, &vec![url.to_owned(); times])?;
+    answers.pop().map(|(_, answers)| answers).context("one source was asked for")
 }
 
 /// [`curl`] from many sources, several at a time.
@@ -89,10 +67,12 @@ pub fn crowd(
     url: &str,
     times: usize,
 ) -> Result<BTreeMap<IpAddr, Vec<Answer>>> {
-    by_many(sources, |source| curl(host, source, url, times))
+    let urls = vec![url.to_owned(); times];
+    by_many(sources, |sources| run_curl(host, sources, CLOSED_BY_SERVER, &urls))
 }
 
-/// [`curl_at_once`] from many sources, several at a time.
+/// Requests `path` from `vip` over TLS, on `times` connections of each source that are open at once and that curl
+/// closes: nothing has a reason to be reset.
 pub fn crowd_at_once(
     host: &Host,
     sources: impl IntoIterator<Item = IpAddr>,
@@ -100,24 +80,50 @@ pub fn crowd_at_once(
     path: &str,
     times: usize,
 ) -> Result<BTreeMap<IpAddr, Vec<Answer>>> {
-    by_many(sources, |source| curl_at_once(host, source, vip, path, times))
+    // curl keeps connections by name, so each name has its own.
+    let urls: Vec<String> = (0..times).map(|n| format!("https://connection-{n}.test{path}")).collect();
+    by_many(sources, |sources| run_curl(host, sources, &["--connect-to", &format!("::{vip}")], &urls))
+}
+
+const CLOSED_BY_SERVER: &[&str] = &["--header", "Connection: close"];
+
+/// Requests all `urls` from each source in turn, in one process.
+fn run_curl(host: &Host, sources: &[IpAddr], more: &[&str], urls: &[String]) -> Result<Vec<(IpAddr, Vec<Answer>)>> {
+    let mut command = host.command("curl");
+    for (n, source) in sources.iter().enumerate() {
+        // What stands behind --next has none of the options before it.
+        command.args((n > 0).then_some("--next"));
+        // Unit and record separators (ASCII) never occur in what the lab serves as text.
+        command
+            .args(["--silent", "--insecure", "--globoff", "--http1.1", "--max-time", CURL_PATIENCE])
+            .args(["--interface", &source.to_string()])
+            .args(["--write-out", "\u{1f}%{http_code}\u{1f}%{redirect_url}\u{1f}%{exitcode}\u{1f}%{errormsg}\u{1e}"])
+            .args(more)
+            .args(urls);
+    }
+    let output = command.output().context("cannot run curl")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let answers: Vec<Answer> = text.split_terminator('\u{1e}').map(answer).collect::<Result<_>>()?;
+    let asked = sources.len() * urls.len();
+    ensure!(answers.len() == asked, "curl gave {} answers instead of {asked} to {urls:?}: {text}", answers.len());
+    Ok(sources.iter().copied().zip(answers.chunks(urls.len()).map(<[Answer]>::to_vec)).collect())
 }
 
 fn by_many(
     sources: impl IntoIterator<Item = IpAddr>,
-    ask: impl Fn(IpAddr) -> Result<Vec<Answer>> + Sync,
+    ask: impl Fn(&[IpAddr]) -> Result<Vec<(IpAddr, Vec<Answer>)>> + Sync,
 ) -> Result<BTreeMap<IpAddr, Vec<Answer>>> {
     let sources: Vec<IpAddr> = sources.into_iter().collect();
-    let waiting = Mutex::new(sources.into_iter());
+    let waiting = Mutex::new(sources.chunks(SOURCES_OF_A_CURL));
     let answers = Mutex::new(BTreeMap::new());
     let next = || waiting.lock().expect("no panic while held").next();
     thread::scope(|scope| {
         let workers: Vec<_> = (0..CURLS_AT_ONCE)
             .map(|_| {
                 scope.spawn(|| -> Result<()> {
-                    while let Some(source) = next() {
-                        let got = ask(source)?;
-                        answers.lock().expect("no panic while held").insert(source, got);
+                    while let Some(sources) = next() {
+                        let got = ask(sources)?;
+                        answers.lock().expect("no panic while held").extend(got);
                     }
                     Ok(())
                 })
@@ -132,7 +138,7 @@ fn by_many(
 pub fn download(host: &Host, source: IpAddr, url: &str, file: &Path) -> Result<f64> {
     let output = host
         .command("curl")
-        .args(["--silent", "--show-error", "--fail", "--insecure", "--globoff", "--max-time", "120"])
+        .args(["--silent", "--show-error", "--fail", "--insecure", "--globoff", "--max-time", "300"])
         .args(["--interface", &source.to_string(), "--write-out", "%{speed_download}", "--output"])
         .arg(file)
         .arg(url)
@@ -183,7 +189,7 @@ pub fn connect(source: SocketAddr, destination: SocketAddr, limit: Duration) -> 
 
 /// One request over a fresh connection (HTTP/1.0); the whole answer, head and body.
 pub fn get(source: IpAddr, destination: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = connect(SocketAddr::new(source, 0), destination, Duration::from_secs(5))?;
+    let mut stream = connect(SocketAddr::new(source, 0), destination, PATIENCE)?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {destination}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

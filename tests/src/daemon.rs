@@ -12,10 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{Host, Lab, Spawned, host::succeeded, until};
-
-/// How long the daemon may take to answer its first `status`, and to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{Host, Lab, PATIENCE, Spawned, host::succeeded, until};
 
 /// `epiclb run` on lb1. Ended by SIGTERM when dropped.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::IpAddr,
     os::unix::process::CommandExt as _,
     path::PathBuf,
@@ -27,18 +27,19 @@ pub struct Host {
 }
 
 impl Host {
-    /// Creates the namespace and brings its loopback up. `prefix` makes it unique on the machine.
-    pub(crate) fn create(prefix: &str, name: &str) -> Result<Self> {
-        let host = Self { name: name.into(), namespace: format!("{prefix}{name}") };
-        command(&["ip", "netns", "add", &host.namespace])?;
-        // Duplicate address detection would hold every address back for a second or more.
-        host.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
-        host.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
-        // A spoofed packet must get as far as it would on a network that does not filter.
-        host.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
-        host.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
-        host.ip("link set lo up")?;
-        Ok(host)
+    /// Creates namespaces with nothing in them. `prefix` makes them unique on the machine.
+    pub(crate) fn create<const N: usize>(prefix: &str, names: [&str; N]) -> Result<[Self; N]> {
+        let hosts = names.map(|name| Self { name: name.into(), namespace: format!("{prefix}{name}") });
+        ip_batch(&[], hosts.iter().map(|host| format!("netns add {}", host.namespace)))?;
+        for host in &hosts {
+            // Duplicate address detection would hold every address back for a second or more.
+            host.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+            host.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
+            // A spoofed packet must get as far as it would on a network that does not filter.
+            host.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
+            host.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+        }
+        Ok(hosts)
     }
 
     /// The name within the lab: `lb1`, `clients`.
@@ -64,14 +65,9 @@ impl Host {
         command
     }
 
-    /// Runs a shell line to its end, whatever its exit code.
-    pub fn output(&self, line: &str) -> Result<Output> {
-        self.command("sh").args(["-c", line]).output().with_context(|| format!("{}: cannot run {line}", self.name))
-    }
-
     /// Runs a shell line and returns what it wrote; an error unless it exits with 0.
     pub fn run(&self, line: &str) -> Result<String> {
-        succeeded(self.output(line)?).with_context(|| format!("on {}: {line}", self.name))
+        self.within(|| command(&["sh", "-c", line])).with_context(|| format!("on {}", self.name))
     }
 
     /// Starts a command that lives until it is dropped. `log` receives both of its outputs.
@@ -86,6 +82,11 @@ impl Host {
         let mut argv = vec!["ip", "-n", &self.namespace];
         argv.extend(arguments.split_whitespace());
         command(&argv).with_context(|| format!("on {}", self.name))
+    }
+
+    /// `ip` with each of these lines in turn, in one process.
+    pub(crate) fn ip_lines<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) -> Result<()> {
+        ip_batch(&["-n", &self.namespace], lines).with_context(|| format!("on {}", self.name))
     }
 
     /// Writes a setting below `/proc/sys` as this host sees it, e.g. `net/ipv4/ip_forward`.
@@ -183,8 +184,9 @@ impl Host {
     /// unfinished checksums and oversized segments on a virtual wire, which an XDP program then sees.
     pub fn offloads(&self, interface: &str, on: bool) -> Result<()> {
         let word = if on { "on" } else { "off" };
-        self.run(&format!("ethtool -K {interface} tx {word} tso {word} gso {word} gro {word}"))?;
-        let features = self.run(&format!("ethtool -k {interface}"))?;
+        let ethtool = |argv: &[&str]| self.within(|| command(argv)).with_context(|| format!("on {}", self.name));
+        ethtool(&["ethtool", "-K", interface, "tx", word, "tso", word, "gso", word, "gro", word])?;
+        let features = ethtool(&["ethtool", "-k", interface])?;
         for feature in ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"] {
             ensure!(
                 features.lines().any(|line| line.starts_with(&format!("{feature}: {word}"))),
@@ -288,6 +290,23 @@ impl Drop for Spawned {
             let _ = self.child.wait();
         }
     }
+}
+
+/// `ip` with these options, and with each of these lines in turn.
+pub(crate) fn ip_batch<L: AsRef<str>>(options: &[&str], lines: impl IntoIterator<Item = L>) -> Result<()> {
+    let lines: Vec<L> = lines.into_iter().collect();
+    let text: String = lines.iter().flat_map(|line| [line.as_ref(), "\n"]).collect();
+    let mut child = Command::new("ip")
+        .args(options)
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run ip")?;
+    // It is dropped, and so closed, once everything is written.
+    child.stdin.take().context("a pipe was asked for")?.write_all(text.as_bytes())?;
+    succeeded(child.wait_with_output()?).with_context(|| format!("ip {} of\n{text}", options.join(" "))).map(drop)
 }
 
 /// Runs a command of the machine itself; what it wrote, or an error with what it complained of.

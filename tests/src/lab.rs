@@ -187,53 +187,42 @@ impl Lab {
         let bpffs = Path::new(BPFFS).join(format!("{prefix}lb1"));
         fs::create_dir_all(&bpffs).with_context(|| format!("cannot create {}", bpffs.display()))?;
 
-        let switch = Host::create(prefix, "switch")?;
-        switch.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
-        switch.ip("link set br0 up")?;
-        // Where the kernel has it, bridge netfilter eats malformed packets before the balancer sees them.
-        for family in ["ip", "ip6", "arp"] {
-            let setting = format!("net/bridge/bridge-nf-call-{family}tables");
-            if switch.within(|| Path::new("/proc/sys").join(&setting).exists()) {
-                switch.sysctl(&setting, "0")?;
-            }
+        let [switch, gateway, clients, near, lb1, s200, s201, s202, s210, s211] = Host::create(
+            prefix,
+            ["switch", "gateway", "clients", "near", "lb1", "srv200", "srv201", "srv202", "srv210", "srv211"],
+        )?;
+        // Who is plugged into the switch, and the last part of its addresses.
+        let plugged = [
+            (&gateway, 1),
+            (&near, 100),
+            (&lb1, 10),
+            (&s200, 200),
+            (&s201, 201),
+            (&s202, 202),
+            (&s210, 210),
+            (&s211, 211),
+        ];
+        cable(&switch, &plugged.map(|(host, _)| host))?;
+        for (host, last) in plugged {
+            address(host, last)?;
         }
-
-        let plugged = |name: &str, last: &str| -> Result<Host> {
-            let host = Host::create(prefix, name)?;
-            let port = port(&host);
-            switch.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.namespace()))?;
-            switch.ip(&format!("link set {port} master br0 up"))?;
-            host.offloads("eth0", false)?;
-            host.ip(&format!("addr add 192.168.85.{last}/24 dev eth0"))?;
-            host.ip(&format!("addr add fd00:85::{last}/64 dev eth0 nodad"))?;
-            host.ip("link set eth0 up")?;
-            Ok(host)
-        };
-        let gateway = plugged("gateway", "1")?;
-        let clients = behind(&gateway, prefix)?;
-        let routed = |name: &str, last: &str| -> Result<Host> {
-            let host = plugged(name, last)?;
-            host.ip("route add default via 192.168.85.1")?;
-            host.ip("-6 route add default via fd00:85::1")?;
-            Ok(host)
-        };
-        let near = routed("near", "100")?;
-        let lb1 = routed("lb1", "10")?;
+        route(&gateway, &clients)?;
 
         let site = Site::create(&folder)?;
-        let mut servers = Vec::new();
-        for (label, last) in [
-            ("Hyperspace_Srv_1", "200"),
-            ("Hyperspace_Srv_2", "201"),
-            ("Hyperspace_Srv_3", "202"),
-            ("MyChart_Srv_1", "210"),
-            ("MyChart_Srv_2", "211"),
-        ] {
-            let host = routed(&format!("srv{last}"), last)?;
+        let servers: Vec<Server> = [
+            (s200, "Hyperspace_Srv_1", 200),
+            (s201, "Hyperspace_Srv_2", 201),
+            (s202, "Hyperspace_Srv_3", 202),
+            (s210, "MyChart_Srv_1", 210),
+            (s211, "MyChart_Srv_2", 211),
+        ]
+        .into_iter()
+        .map(|(host, label, last)| {
             let address = format!("192.168.85.{last}").parse().expect("an address");
             let address6 = format!("fd00:85::{last}").parse().expect("an address");
-            servers.push(Server::new(host, label, address, address6, &folder, &site)?);
-        }
+            Server::new(host, label, address, address6, &folder, &site)
+        })
+        .collect::<Result<_>>()?;
         for server in &servers {
             server.wait_ready()?;
         }
@@ -272,31 +261,70 @@ fn port(host: &Host) -> String {
     format!("p-{}", host.name())
 }
 
-/// The clients' machine: its whole network is its own, so any source address can be bound.
-fn behind(gateway: &Host, prefix: &str) -> Result<Host> {
-    let clients = Host::create(prefix, "clients")?;
+/// The switch, and a cable from it to the `eth0` of each host.
+fn cable(switch: &Host, hosts: &[&Host]) -> Result<()> {
+    switch.ip_lines([
+        "link set lo up",
+        "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+        "link set br0 up",
+    ])?;
+    // Where the kernel has it, bridge netfilter eats malformed packets before the balancer sees them.
+    for family in ["ip", "ip6", "arp"] {
+        let setting = format!("net/bridge/bridge-nf-call-{family}tables");
+        if switch.within(|| Path::new("/proc/sys").join(&setting).exists()) {
+            switch.sysctl(&setting, "0")?;
+        }
+    }
+    switch.ip_lines(hosts.iter().flat_map(|host| {
+        let port = port(host);
+        [
+            format!("link add {port} type veth peer name eth0 netns {}", host.namespace()),
+            format!("link set {port} master br0 up"),
+        ]
+    }))
+}
+
+/// The addresses of a host on the switch, and its way to everybody else (the gateway's own excepted).
+fn address(host: &Host, last: u8) -> Result<()> {
+    host.offloads("eth0", false)?;
+    let mut lines = vec![
+        "link set lo up".to_owned(),
+        format!("addr add 192.168.85.{last}/24 dev eth0"),
+        format!("addr add fd00:85::{last}/64 dev eth0 nodad"),
+        "link set eth0 up".to_owned(),
+    ];
+    if last != 1 {
+        lines.extend(["route add default via 192.168.85.1", "-6 route add default via fd00:85::1"].map(str::to_owned));
+    }
+    host.ip_lines(lines)
+}
+
+/// The clients' machine behind the gateway: its whole network is its own, so any source address can be bound.
+fn route(gateway: &Host, clients: &Host) -> Result<()> {
     gateway.ip(&format!("link add eth1 type veth peer name eth0 netns {}", clients.namespace()))?;
     gateway.offloads("eth1", false)?;
     clients.offloads("eth0", false)?;
-    gateway.ip("addr add 10.21.0.1/30 dev eth1")?;
-    gateway.ip("addr add fd00:21::1/64 dev eth1 nodad")?;
-    gateway.ip("link set eth1 up")?;
-    clients.ip("addr add 10.21.0.2/30 dev eth0")?;
-    clients.ip("addr add fd00:21::2/64 dev eth0 nodad")?;
-    clients.ip("link set eth0 up")?;
-
     gateway.sysctl("net/ipv4/ip_forward", "1")?;
     gateway.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-    gateway.ip("route add 10.20.0.0/16 via 10.21.0.2")?;
-    gateway.ip("-6 route add fd00:20::/64 via fd00:21::2")?;
-
-    clients.ip("route add default via 10.21.0.1")?;
-    clients.ip("-6 route add default via fd00:21::1")?;
-    // Local routes make every address of these networks this host's, without adding 65,000 of them.
-    clients.ip("route add local 10.20.0.0/16 dev lo")?;
-    clients.ip("-6 route add local fd00:20::/64 dev lo")?;
+    clients.ip_lines([
+        "link set lo up",
+        "addr add 10.21.0.2/30 dev eth0",
+        "addr add fd00:21::2/64 dev eth0 nodad",
+        "link set eth0 up",
+        "route add default via 10.21.0.1",
+        "-6 route add default via fd00:21::1",
+        // Local routes make every address of these networks this host's, without adding 65,000 of them.
+        "route add local 10.20.0.0/16 dev lo",
+        "-6 route add local fd00:20::/64 dev lo",
+    ])?;
     clients.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
-    Ok(clients)
+    gateway.ip_lines([
+        "addr add 10.21.0.1/30 dev eth1",
+        "addr add fd00:21::1/64 dev eth1 nodad",
+        "link set eth1 up",
+        "route add 10.20.0.0/16 via 10.21.0.2",
+        "-6 route add fd00:20::/64 via fd00:21::2",
+    ])
 }
 
 fn mount_bpffs() -> Result<()> {

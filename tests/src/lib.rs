@@ -28,7 +28,7 @@ pub use host::{Host, NftRule, Spawned};
 pub use lab::{Lab, missing_prerequisites};
 pub use server::{BIG_SIZE, SMALL_SIZE, Server, page};
 pub use sweep::sweep;
-pub use wait::until;
+pub use wait::{PATIENCE, until};
 pub use xdp_pass::{XdpPass, foreign_program};
 
 /// The reference configuration of the Epic guide, as it is documented.

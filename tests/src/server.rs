@@ -5,14 +5,14 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, OnceLock},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Host, Spawned, host::command, until};
+use crate::{Host, PATIENCE, Spawned, host::command, until};
 
 /// Bytes of `/big`.
 pub const BIG_SIZE: usize = 100_000_000;
@@ -63,7 +63,7 @@ impl Server {
     /// Waits until it accepts connections on its HTTPS port.
     pub fn wait_ready(&self) -> Result<()> {
         let socket = SocketAddr::new(self.address.into(), 443);
-        until(&format!("{} to accept", self.label), Duration::from_secs(10), || {
+        until(&format!("{} to accept", self.label), PATIENCE, || {
             let connected = self.host.within(|| TcpStream::connect_timeout(&socket, Duration::from_secs(1)));
             if connected.is_err()
                 && let Some(nginx) = &mut *self.nginx.lock().expect("no panic while held")
@@ -83,7 +83,7 @@ impl Server {
         // The workers would go on without their master.
         let workers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children", pid = nginx.pid()))?;
         nginx.signal(Signal::SIGKILL)?;
-        nginx.wait(Duration::from_secs(5))?;
+        nginx.wait(PATIENCE)?;
         for worker in workers.split_whitespace() {
             let pid = nix::unistd::Pid::from_raw(worker.parse()?);
             match nix::sys::signal::kill(pid, Signal::SIGKILL) {
@@ -92,7 +92,7 @@ impl Server {
             }
         }
         drop(running);
-        until(&format!("{} to be gone", self.label), Duration::from_secs(5), || {
+        until(&format!("{} to be gone", self.label), PATIENCE, || {
             let socket = SocketAddr::new(self.address.into(), 443);
             let refused = self.host.within(|| TcpStream::connect_timeout(&socket, Duration::from_secs(1))).is_err();
             Ok(refused.then_some(()))
@@ -153,26 +153,7 @@ impl Site {
     pub(crate) fn create(folder: &Path) -> Result<Self> {
         let folder = folder.join("site");
         fs::create_dir_all(folder.join("www"))?;
-        let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
-        // An elliptic curve: a handshake then costs little, and a thousand of them are a matter of seconds.
-        command(&[
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=epiclb lab",
-            "-keyout",
-            path(&key),
-            "-out",
-            path(&certificate),
-        ])?;
+        fs::write(folder.join("both.pem"), key_and_certificate()?)?;
         write_noise(&folder.join("www/small"), SMALL_SIZE)?;
         Ok(Self { folder })
     }
@@ -196,6 +177,20 @@ impl Site {
     }
 }
 
+/// A key and a self-signed certificate of it, made once for all labs of this process.
+fn key_and_certificate() -> Result<&'static str> {
+    static BOTH: OnceLock<String> = OnceLock::new();
+    if let Some(both) = BOTH.get() {
+        return Ok(both);
+    }
+    // An elliptic curve: a handshake then costs little, and a thousand of them are a matter of seconds.
+    let line = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout - -out -";
+    let mut argv: Vec<&str> = line.split(' ').collect();
+    argv.extend(["-subj", "/CN=epiclb lab"]);
+    let both = command(&argv)?;
+    Ok(BOTH.get_or_init(|| both))
+}
+
 fn nginx_conf(label: &str, folder: &Path, site: &Site) -> String {
     let (folder, site, page) = (folder.display(), site.folder.display(), page());
     format!(
@@ -216,8 +211,8 @@ http {{
     sendfile on;
     keepalive_timeout 3600s;
     keepalive_requests 100000;
-    ssl_certificate {site}/certificate.pem;
-    ssl_certificate_key {site}/key.pem;
+    ssl_certificate {site}/both.pem;
+    ssl_certificate_key {site}/both.pem;
     ssl_session_tickets off;
     server {{
         listen 80 backlog=4096;

@@ -5,8 +5,8 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::host::command;
+use crate::{host::ip_batch, until};
 
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 const NETNS: &str = "/run/netns";
@@ -37,23 +37,23 @@ pub fn sweep() -> usize {
 /// many things were removed.
 pub(crate) fn remove(prefix: &str) -> usize {
     let namespaces: Vec<String> = names(Path::new(NETNS)).into_iter().filter(|n| n.starts_with(prefix)).collect();
-    let mut removed = 0;
-    for namespace in &namespaces {
-        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            let pids = pids(namespace);
-            if pids.is_empty() {
-                break;
-            }
-            for pid in pids {
-                let _ = kill(pid, signal);
-            }
-            wait_for_end(namespace);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let pids = pids(&namespaces);
+        if pids.is_empty() {
+            break;
         }
-        match command(&["ip", "netns", "del", namespace]) {
-            Ok(_) => removed += 1,
-            Err(error) => complain!("cannot remove {namespace}: {error:#}"),
+        for pid in pids {
+            let _ = kill(pid, signal);
         }
+        // A zombie has no namespace, so unreaped children of ours do not count.
+        let gone = || Ok(self::pids(&namespaces).is_empty().then_some(()));
+        let _ = until("every process of the lab to end", Duration::from_secs(10), gone);
     }
+    // One that can't be removed keeps no other.
+    if let Err(error) = ip_batch(&["-force"], namespaces.iter().map(|namespace| format!("netns del {namespace}"))) {
+        complain!("cannot remove a namespace: {error:#}");
+    }
+    let mut removed = namespaces.len();
     for parent in [PathBuf::from(BPFFS), std::env::temp_dir()] {
         for name in names(&parent).into_iter().filter(|name| name.starts_with(prefix)) {
             match fs::remove_dir_all(parent.join(&name)) {
@@ -80,23 +80,16 @@ fn is_alive(pid: i32) -> bool {
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| !"ZX".contains(state))
 }
 
-fn wait_for_end(namespace: &str) {
-    for _ in 0..100 {
-        // A zombie has no namespace, so unreaped children of ours do not count.
-        if pids(namespace).is_empty() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn pids(namespace: &str) -> Vec<Pid> {
-    let own = std::process::id();
-    command(&["ip", "netns", "pids", namespace])
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse::<i32>().ok())
-        .filter(|pid| u32::try_from(*pid) != Ok(own))
+/// Processes in any of these namespaces, this one excepted.
+fn pids(namespaces: &[String]) -> Vec<Pid> {
+    let inode = |path: &Path| fs::metadata(path).map(|namespace| namespace.ino()).ok();
+    let inodes: Vec<u64> = namespaces.iter().filter_map(|name| inode(&Path::new(NETNS).join(name))).collect();
+    let inside = |pid: &i32| inode(Path::new(&format!("/proc/{pid}/ns/net"))).is_some_and(|own| inodes.contains(&own));
+    names(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(std::process::id()))
+        .filter(inside)
         .map(Pid::from_raw)
         .collect()
 }
@@ -120,8 +113,7 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         assert!(is_alive(pid));
         child.kill().unwrap();
-        crate::until("the child to be a zombie", Duration::from_secs(5), || Ok((!is_alive(pid)).then_some(())))
-            .unwrap();
+        until("the child to be a zombie", crate::PATIENCE, || Ok((!is_alive(pid)).then_some(()))).unwrap();
         child.wait().unwrap();
         assert!(!is_alive(pid));
     }

@@ -58,8 +58,9 @@ pub(crate) fn without_separator(arguments: impl Iterator<Item = OsString>) -> Ve
 
 fn lab(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(setup::Use::Lab)?;
-    ui::task("building epiclb", ui::cargo().args(["build", "--package", "epiclb", "--bin", "epiclb"]))?;
-    ui::task("building the lab", ui::cargo().args(["build", "--package", "epiclb-tests", "--bin", "lab"]))?;
+    // In one command: cargo may choose other features for each alone, and build the daemon twice.
+    let packages = ["--package", "epiclb", "--package", "epiclb-tests", "--bin", "epiclb", "--bin", "lab"];
+    ui::task("building epiclb and the lab", ui::cargo().arg("build").args(packages))?;
     let epiclb = built("epiclb")?;
     let mut command = as_root(&built("lab")?, &[("EPICLB_BIN", epiclb.as_os_str())]);
     if arguments.once {
@@ -104,7 +105,7 @@ fn replace_interfaces(node: &str, interface: &str) -> Result<String> {
     Ok(toml::to_string(&table)?)
 }
 
-pub(crate) fn built(binary: &str) -> Result<PathBuf> {
+fn built(binary: &str) -> Result<PathBuf> {
     Ok(target_dir()?.join("debug").join(binary))
 }
 

@@ -3,16 +3,16 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use serde_json::Value;
 use xtask::ebpf::workspace;
 
 use crate::{
-    run::built,
     setup,
     ui::{self, as_root},
 };
@@ -31,10 +31,22 @@ pub(crate) struct Arguments {
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     let started = Instant::now();
     setup::ensure(if arguments.quick { setup::Use::Build } else { setup::Use::Lab })?;
+    let Built { units, suite, epiclb } = build(arguments.quick)?;
 
-    let mut phases = vec![phase("Unit and property tests", || units(arguments.filter.as_deref()))];
+    let filter = arguments.filter.as_deref();
+    let mut phases = vec![phase("Unit and property tests", |tally| {
+        units.iter().try_for_each(|program| {
+            let mut command = Command::new(&program.path);
+            watch(command.current_dir(&program.folder).args(filter), &program.name(), tally)
+        })
+    })];
     if !arguments.quick {
-        phases.push(phase("Packet tables and network namespaces", || suite(arguments.filter.as_deref())));
+        phases.push(phase("Packet tables and network namespaces", |tally| {
+            let epiclb = epiclb.context("cargo has built no epiclb")?;
+            suite
+                .iter()
+                .try_for_each(|program| watch(as_in_the_lab(program, &epiclb).args(filter), &program.name(), tally))
+        }));
     }
     Ok(conclude(&phases, started.elapsed()))
 }
@@ -83,64 +95,94 @@ struct Phase {
     took: Duration,
 }
 
-fn phase(name: &'static str, run: impl FnOnce() -> Result<Tally>) -> Phase {
+fn phase(name: &'static str, run: impl FnOnce(&mut Tally) -> Result<()>) -> Phase {
     ui::heading(name);
     let started = Instant::now();
-    let tally = run().unwrap_or_else(|error| {
+    let mut tally = Tally::default();
+    if let Err(error) = run(&mut tally) {
         ui::error(&format!("{error:#}"));
-        Tally { failed: 1, names: vec![format!("{name} did not run")], ..Tally::default() }
-    });
+        tally.failed += 1;
+        tally.names.push(format!("{name} did not run to the end"));
+    }
     Phase { name, tally, took: started.elapsed() }
 }
 
-fn units(filter: Option<&str>) -> Result<Tally> {
+/// A test program.
+#[derive(Debug, PartialEq, Eq)]
+struct Program {
+    path: PathBuf,
+    /// Its package's folder, where cargo would run it.
+    folder: PathBuf,
+}
+
+impl Program {
+    /// Its name without cargo's hash.
+    fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        name.rsplit_once('-').map_or(&*name, |(name, _)| name).to_owned()
+    }
+}
+
+/// What cargo has built.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Built {
+    /// Tests that need no root and no namespaces.
+    units: Vec<Program>,
+    /// Those of the package `epiclb-tests`.
+    suite: Vec<Program>,
+    /// The daemon they test.
+    epiclb: Option<PathBuf>,
+}
+
+/// Builds everything at once, as whoever runs this: cargo chooses features for all that is named in one command, so
+/// that a second command would build the daemon again.
+fn build(quick: bool) -> Result<Built> {
+    ui::heading("Building");
     let mut command = ui::cargo();
-    command.args(["test", "--workspace", "--exclude", "epiclb-tests", "--no-fail-fast"]).args(filter);
-    let mut tally = Tally::default();
-    watch(&mut command, "cargo test", &mut tally)?;
-    Ok(tally)
-}
-
-/// Builds as whoever runs this, and runs the test programs as root.
-fn suite(filter: Option<&str>) -> Result<Tally> {
-    ui::task("building epiclb", ui::cargo().args(["build", "--package", "epiclb", "--bin", "epiclb"]))?;
-    let epiclb = built("epiclb")?;
-    let threads = std::env::var_os("RUST_TEST_THREADS").unwrap_or_else(|| "1".into());
-    let mut tally = Tally::default();
-    for program in test_programs()? {
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // One lab at a time: throughput and timing are measured in some of them.
-        let mut variables: Vec<(&str, &OsStr)> =
-            vec![("EPICLB_BIN", epiclb.as_os_str()), ("RUST_TEST_THREADS", &threads), ("RUST_BACKTRACE", "1".as_ref())];
-        let ci = std::env::var_os("CI");
-        variables.extend(ci.as_deref().map(|ci| ("CI", ci)));
-        let mut command = as_root(&program, &variables);
-        command.current_dir(workspace().join("tests")).args(filter);
-        watch(&mut command, &name, &mut tally)?;
+    command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    if quick {
+        command.args(["--exclude", SUITE]);
     }
-    Ok(tally)
-}
-
-fn test_programs() -> Result<Vec<PathBuf>> {
-    let output = ui::cargo()
-        .args(["test", "--package", "epiclb-tests", "--no-run", "--message-format=json-render-diagnostics"])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
+    let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("the suite does not compile");
+        bail!("the tests do not compile");
     }
-    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+    Ok(programs(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// The test programs among cargo's messages.
-fn executables(messages: &str) -> Vec<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["profile"]["test"] == true)
-        .filter_map(|message| message["executable"].as_str().map(|path| Path::new(path).to_owned()))
-        .collect()
+/// The package whose tests lay networks.
+const SUITE: &str = "epiclb-tests";
+
+/// The programs among cargo's messages.
+fn programs(messages: &str) -> Built {
+    let mut built = Built::default();
+    for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let text = |value: &Value| value.as_str().map(PathBuf::from);
+        let (Some(path), Some(manifest)) = (text(&message["executable"]), text(&message["manifest_path"])) else {
+            continue;
+        };
+        let folder = manifest.parent().unwrap_or(Path::new("/")).to_owned();
+        if message["profile"]["test"] == true {
+            // The package `epiclb-tests` lies in `tests`.
+            let part = if folder == workspace().join("tests") { &mut built.suite } else { &mut built.units };
+            part.push(Program { path, folder });
+        } else if message["target"]["name"] == "epiclb" {
+            built.epiclb = Some(path);
+        }
+    }
+    built
+}
+
+/// A program of the suite, as root. One lab at a time: throughput and timing are measured in some of them.
+fn as_in_the_lab(program: &Program, epiclb: &Path) -> Command {
+    let threads = std::env::var_os("RUST_TEST_THREADS").unwrap_or_else(|| "1".into());
+    let mut variables: Vec<(&str, &OsStr)> =
+        vec![("EPICLB_BIN", epiclb.as_os_str()), ("RUST_TEST_THREADS", &threads), ("RUST_BACKTRACE", "1".as_ref())];
+    let ci = std::env::var_os("CI");
+    variables.extend(ci.as_deref().map(|ci| ("CI", ci)));
+    let mut command = as_root(&program.path, &variables);
+    command.current_dir(&program.folder);
+    command
 }
 
 /// Runs a command, shows what it writes and counts.
@@ -213,13 +255,29 @@ mod tests {
     }
 
     #[test]
-    fn only_test_programs_are_taken_from_cargos_messages() {
-        let messages = concat!(
-            "{\"reason\":\"compiler-artifact\",\"profile\":{\"test\":false},\"executable\":\"/t/lab\"}\n",
-            "{\"reason\":\"compiler-artifact\",\"profile\":{\"test\":true},\"executable\":\"/t/deps/topology-1\"}\n",
-            "{\"reason\":\"compiler-artifact\",\"profile\":{\"test\":true},\"executable\":null}\n",
-            "{\"reason\":\"build-finished\",\"success\":true}\nnot json\n",
-        );
-        assert_eq!(executables(messages), [Path::new("/t/deps/topology-1")]);
+    fn programs_are_told_apart_by_cargos_messages() {
+        let line = |package: &str, name: &str, test: bool, executable: Value| {
+            let manifest = workspace().join(package).join("Cargo.toml");
+            let (target, profile) = (serde_json::json!({ "name": name }), serde_json::json!({ "test": test }));
+            serde_json::json!({
+                "reason": "compiler-artifact", "manifest_path": manifest, "target": target, "profile": profile,
+                "executable": executable,
+            })
+            .to_string()
+        };
+        let messages = [
+            line("tests", "lab", false, "/t/lab".into()),
+            line("tests", "topology", true, "/t/deps/topology-1".into()),
+            line("xtask", "xtask", true, "/t/deps/xtask-2".into()),
+            line("epiclb-userspace", "epiclb", true, Value::Null),
+            line("epiclb-userspace", "epiclb", false, "/t/epiclb".into()),
+            "{\"reason\":\"build-finished\",\"success\":true}\nnot json".to_owned(),
+        ];
+        let program = |path: &str, folder| Program { path: path.into(), folder: workspace().join(folder) };
+        let built = programs(&messages.join("\n"));
+        assert_eq!(built.units, [program("/t/deps/xtask-2", "xtask")]);
+        assert_eq!(built.suite, [program("/t/deps/topology-1", "tests")]);
+        assert_eq!(built.epiclb, Some("/t/epiclb".into()));
+        assert_eq!(built.suite[0].name(), "topology");
     }
 }

@@ -8,7 +8,7 @@ fn the_daemon_answers_its_cli_and_ends_on_sigterm() {
     let Some(lab) = Lab::epic_or_skip() else { return };
     let config = lab.write_config(&lab.node_toml(""), fixtures::SERVICES).unwrap();
     let daemon = Daemon::start(&lab, &config).unwrap();
-    daemon.wait_all_up(Duration::from_secs(15)).unwrap();
+    daemon.wait_all_up(PATIENCE).unwrap();
     assert_eq!(daemon.status().unwrap()["node"], "lb1");
     assert_eq!(daemon.rip("MyChart/MyChart_Srv_1").unwrap()["address"], "192.168.85.210");
     assert!(daemon.rip("MyChart/Nobody").is_err());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::{client, until};
+use crate::{PATIENCE, client, until};
 
 #[test]
 fn every_client_reaches_every_server_directly_over_both_families() {
@@ -87,7 +87,7 @@ fn faults_hit_what_they_name_and_end_when_they_are_dropped() {
     lab.plug(&server.host, false).unwrap();
     assert!(!reach());
     lab.plug(&server.host, true).unwrap();
-    until("the cable to carry again", Duration::from_secs(10), || Ok(reach().then_some(()))).unwrap();
+    until("the cable to carry again", PATIENCE, || Ok(reach().then_some(()))).unwrap();
 
     let old = server.host.mac("eth0").unwrap();
     server.host.change_mac("02:00:00:00:85:99").unwrap();
@@ -136,7 +136,7 @@ fn forged_packets_arrive_from_whom_they_claim() {
         forger.send(&packet).unwrap();
     }
     let hits = || seen.iter().map(|rule| rule.hits()).collect::<Result<Vec<_>>>();
-    until("400 forged packets", Duration::from_secs(5), || Ok((hits()? == [200, 200]).then_some(()))).unwrap();
+    until("400 forged packets", PATIENCE, || Ok((hits()? == [200, 200]).then_some(()))).unwrap();
     assert!(forger.send(b"").is_err() && forger.send(&[0x45; 10]).is_err());
 }
 

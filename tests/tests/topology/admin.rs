@@ -3,12 +3,12 @@
 use std::{
     io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use epiclb_tests::until;
+use epiclb_tests::{PATIENCE, until};
 
-use crate::stage::{HEALTH, Homes, LABELS, Session, Stage, VIP4, moved, plain, server, shares, three, web};
+use crate::stage::{Homes, LABELS, Session, Stage, VIP4, moved, plain, server, shares, three, web};
 
 /// A client of each RIP, by the RIP's number.
 fn one_of_each(homes: &Homes) -> Vec<IpAddr> {
@@ -75,11 +75,9 @@ fn a_halt_resets_open_connections_on_their_next_packet_and_no_others() {
         let resets = stage.clients.count_packets("prerouting", "tcp flags & rst == rst").unwrap();
         stage.does(&format!("halt {label}/{}", server(1)));
 
-        let began = Instant::now();
         sessions[0].send().unwrap();
         let error = sessions[0].hear().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert_eq!(resets.hits().unwrap(), 1);
         for session in &mut sessions[1..] {
             session.ask().unwrap();
@@ -106,10 +104,8 @@ fn a_halted_server_that_talks_first_has_its_waiting_client_reset_and_then_itself
     // The server's side: its process ends, so it has something to say.
     let before = at_server.hits().unwrap();
     stage.server(server(1)).kill().unwrap();
-    until("the server's FIN to be answered by a reset", Duration::from_secs(5), || {
-        Ok((at_server.hits()? > before).then_some(()))
-    })
-    .unwrap();
+    until("the server's FIN to be answered by a reset", PATIENCE, || Ok((at_server.hits()? > before).then_some(())))
+        .unwrap();
     // The client has said nothing: it need not find out by itself.
     let mut byte = [0];
     assert_eq!(session.stream().read(&mut byte).unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -160,7 +156,7 @@ fn what_the_operator_wants_survives_a_restart() {
     assert_eq!(before.each_ref().map(|(word, _)| word.as_str()), ["halt", "drain", "drain"]);
     assert!(stage.take_daemon().stop().unwrap().success());
     stage.start();
-    stage.daemon().wait_all_up(HEALTH).unwrap();
+    stage.daemon().wait_all_up(PATIENCE).unwrap();
     assert_eq!(admins(&stage), before);
     let homes = stage.visit(plain(VIP4), 0..40, 1);
     assert_eq!(shares(&homes).into_keys().collect::<Vec<_>>(), [server(3)]);

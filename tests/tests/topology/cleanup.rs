@@ -1,10 +1,10 @@
 //! Whom the daemon refuses to fight, and what it leaves behind: nothing.
 
-use std::{fs, process::Output, time::Duration};
+use std::{fs, process::Output};
 
-use epiclb_tests::{Daemon, binary, until};
+use epiclb_tests::{Daemon, PATIENCE, binary, until};
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, plain, three, vip};
+use crate::stage::{LABELS, Stage, VIP4, plain, three, vip};
 
 /// Everything the daemon may touch on its host, as text.
 fn dump(stage: &Stage) -> String {
@@ -24,7 +24,7 @@ fn a_clean_stop_leaves_the_host_as_it_was() {
     stage.configure("", &services);
     for stopped_by in ["SIGTERM", "epiclb stop"] {
         stage.start();
-        stage.daemon().wait_all_up(HEALTH).unwrap();
+        stage.daemon().wait_all_up(PATIENCE).unwrap();
         stage.visit(plain(VIP4), 0..20, 1);
         let open = stage.sessions(plain(VIP4), 0..5);
         assert_ne!(dump(&stage), before);
@@ -72,7 +72,7 @@ fn a_second_daemon_is_refused_and_disturbs_nothing() {
     let output = stage
         .lb1
         .command("timeout")
-        .arg("10")
+        .arg(PATIENCE.as_secs().to_string())
         .arg(binary().unwrap())
         .args(["run", "--config"])
         .arg(&config)
@@ -103,10 +103,8 @@ fn an_invalid_configuration_does_not_start_and_leaves_nothing_behind() {
 fn what_somebody_else_takes_away_is_put_back() {
     let Some(stage) = Stage::open("", &three()) else { return };
     stage.lb1.ip(&format!("addr del {VIP4}/32 dev eth0")).unwrap();
-    until("the address to be back", Duration::from_secs(5), || {
-        Ok(stage.lb1.ip("addr show dev eth0")?.contains(VIP4).then_some(()))
-    })
-    .unwrap();
+    until("the address to be back", PATIENCE, || Ok(stage.lb1.ip("addr show dev eth0")?.contains(VIP4).then_some(())))
+        .unwrap();
     stage.visit(plain(VIP4), 0..10, 1);
 }
 
@@ -114,7 +112,7 @@ fn run_to_the_end(stage: &Stage, config: &std::path::Path) -> Output {
     stage
         .lb1
         .command("timeout")
-        .arg("10")
+        .arg(PATIENCE.as_secs().to_string())
         .arg(binary().unwrap())
         .args(["run", "--config"])
         .arg(config)

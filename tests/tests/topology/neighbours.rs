@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use epiclb_tests::until;
+use epiclb_tests::{PATIENCE, until};
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, plain, server, three};
+use crate::stage::{LABELS, Stage, VIP4, plain, server, three};
 
 /// The resolver asks every 3 s and renews after 1 s (`netlink::resolve`); TCP may then wait for its next retransmission, 6.2
 /// or 12.6 s after the first (RFC 6298, 5.5, from 200 ms on).
@@ -28,7 +28,7 @@ fn a_servers_new_mac_heals_within_seconds_under_open_connections() {
     assert!(changed.elapsed() < SECONDS);
     for (label, address) in LABELS {
         // A check may have missed it for a moment.
-        stage.daemon().wait_for(&format!("{label}/{}", server(1)), "up", HEALTH).unwrap();
+        stage.daemon().wait_for(&format!("{label}/{}", server(1)), "up", PATIENCE).unwrap();
         stage.visit(plain(address), 100..160, 1);
     }
 }
@@ -58,7 +58,7 @@ fn frames_that_are_flooded_past_the_balancer_are_not_its_own() {
     let to = (stage.server(server(1)).address, 8080).into();
     let direct = stage.clients.within(|| epiclb_tests::client::get(stage.client(0).into(), to, "/whoami")).unwrap();
     assert!(direct.contains(&format!("{} {} ", server(1), stage.client(0))), "{direct}");
-    until("flooded frames to be seen", HEALTH, || Ok((stage.verdict("pass_other_mac") > others + 3).then_some(())))
+    until("flooded frames to be seen", PATIENCE, || Ok((stage.verdict("pass_other_mac") > others + 3).then_some(())))
         .unwrap();
     assert_eq!(stage.verdict("to_rip"), forwarded);
     let before = stage.server(server(1)).access_log().unwrap().len();

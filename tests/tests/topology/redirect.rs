@@ -7,12 +7,13 @@ use std::{
 };
 
 use epiclb_tests::{
+    PATIENCE,
     client::{self, Forger},
     until,
 };
 use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type, PacketBuilder};
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, VIP6, plain, three, vip};
+use crate::stage::{LABELS, Stage, VIP4, VIP6, plain, three, vip};
 
 /// [`three`] with a redirect beside each VIP; `hosts` are more lines of theirs.
 fn with_redirects(hosts: &str) -> String {
@@ -20,12 +21,12 @@ fn with_redirects(hosts: &str) -> String {
     three() + &redirect("Web_redirect", VIP4) + &redirect("Web6_redirect", VIP6)
 }
 
-/// The head of the answer to a request on port 80.
-fn ask(stage: &Stage, vip: &str, request: &str) -> std::io::Result<String> {
+/// The answer to a request on port 80, if it comes within `limit`.
+fn ask(stage: &Stage, vip: &str, request: &str, limit: Duration) -> std::io::Result<String> {
     let to = SocketAddr::new(vip.parse().unwrap(), 80);
     let from = SocketAddr::new(stage.client_for(to.ip(), 3), 0);
     stage.clients.within(|| {
-        let mut stream = client::connect(from, to, Duration::from_secs(3))?;
+        let mut stream = client::connect(from, to, limit)?;
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -70,6 +71,7 @@ fn port_80_redirects_while_everything_else_at_the_vip_is_silent() {
                 &stage,
                 address,
                 "POST /a HTTP/1.1\r\nHost: h.test:80\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                PATIENCE,
             )
             .unwrap();
             assert!(posted.starts_with("HTTP/1.1 308 ") && posted.contains("https://h.test/a\r\n"), "{posted}");
@@ -95,7 +97,7 @@ fn port_80_redirects_while_everything_else_at_the_vip_is_silent() {
             assert!(stage.verdict("drop_no_service") >= before + 6);
             let pongs = stage.clients.count_packets("prerouting", pong(from)).unwrap();
             stage.clients.within(Forger::open).unwrap().send(&ping(from, address.parse().unwrap())).unwrap();
-            until("an echo reply", HEALTH, || Ok((pongs.hits()? == 1).then_some(()))).unwrap();
+            until("an echo reply", PATIENCE, || Ok((pongs.hits()? == 1).then_some(()))).unwrap();
         }
         stage.visit(plain(VIP4), 0..20, 1);
     }
@@ -104,7 +106,10 @@ fn port_80_redirects_while_everything_else_at_the_vip_is_silent() {
 #[test]
 fn redirects_go_on_through_reloads_and_follow_their_configuration() {
     let Some(stage) = Stage::open("", &with_redirects("")) else { return };
-    let get = |host: &str| ask(&stage, VIP4, &format!("GET /x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    let get_within = |limit, host: &str| {
+        ask(&stage, VIP4, &format!("GET /x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"), limit)
+    };
+    let get = |host: &str| get_within(PATIENCE, host);
     assert!(get("anything.test").unwrap().contains("Location: https://anything.test/x\r\n"));
 
     stage.configure("", &with_redirects("hosts = [\"mychart.example.org\", \"other.example.org\"]"));
@@ -117,12 +122,12 @@ fn redirects_go_on_through_reloads_and_follow_their_configuration() {
 
     stage.configure("", &three());
     stage.does("reload");
-    let error = get("mychart.example.org").unwrap_err();
+    let error = get_within(Duration::from_millis(500), "mychart.example.org").unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock), "{error}");
 
     stage.configure("", &with_redirects(""));
     stage.does("reload");
-    until("the redirect to be back", HEALTH, || Ok(get("back.test")?.contains("https://back.test/x").then_some(())))
+    until("the redirect to be back", PATIENCE, || Ok(get("back.test")?.contains("https://back.test/x").then_some(())))
         .unwrap();
     let status = stage.daemon().status().unwrap();
     let redirect = status["vips"].as_array().unwrap().iter().find(|vip| vip["label"] == "Web_redirect").unwrap();

@@ -5,16 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use epiclb_tests::until;
+use epiclb_tests::{PATIENCE, until};
 use nix::sys::signal::Signal;
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, VIP6, plain, rip, server, services, three, vip, web};
+use crate::stage::{DEFAULT_TABLES, LABELS, Stage, VIP4, VIP6, plain, rip, server, services, three, vip, web};
 
 const REMEMBER: &str = "persistence = \"60m\"";
 
 #[test]
 fn reloads_under_load_fail_no_connection_and_touch_no_open_one() {
-    let Some(stage) = Stage::open("", &three()) else { return };
+    let Some(stage) = Stage::open(DEFAULT_TABLES, &three()) else { return };
     let mut sessions: Vec<_> = LABELS.iter().flat_map(|(_, address)| stage.sessions(plain(address), 0..40)).collect();
     let homes: Vec<String> = sessions.iter_mut().map(|session| session.ask().unwrap()).collect();
     let load = LABELS.map(|(_, address)| stage.load(plain(address), 1_000..1_400));
@@ -33,20 +33,20 @@ fn reloads_under_load_fail_no_connection_and_touch_no_open_one() {
     ];
     for _ in 0..3 {
         for step in &steps {
-            stage.configure("", step);
+            stage.configure(DEFAULT_TABLES, step);
             stage.does("reload");
             for (session, home) in sessions.iter_mut().zip(&homes) {
                 assert_eq!(session.ask().unwrap(), *home);
             }
             // New RIPs have to prove themselves; until then nobody is sent there.
-            stage.daemon().wait_all_up(HEALTH).unwrap();
+            stage.daemon().wait_all_up(PATIENCE).unwrap();
         }
     }
     let met = load.map(|load| load.end());
     for met in &met {
         met.all_served(1_000);
-        assert!(met.slowest < Duration::from_secs(1), "{:?}", met.slowest);
     }
+    stage.nothing_was_lost();
     eprintln!("{} reloads, {} + {} connections", steps.len() * 3, met[0].asked, met[1].asked);
     assert_eq!(stage.daemon().status().unwrap()["config"]["generation"], 1 + steps.len() * 3);
 }
@@ -68,7 +68,7 @@ fn connections_opened_just_before_their_rip_or_vip_is_removed_finish_in_peace() 
             session.ask().unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
         let seen = Instant::now();
-        until("another two sweeps", HEALTH, || Ok((seen.elapsed() > Duration::from_millis(2_500)).then_some(())))
+        until("another two sweeps", PATIENCE, || Ok((seen.elapsed() > Duration::from_millis(2_500)).then_some(())))
             .unwrap();
     }
     // The address of the VIP that is gone stays for them, and serves nobody else.
@@ -81,7 +81,7 @@ fn connections_opened_just_before_their_rip_or_vip_is_removed_finish_in_peace() 
     assert!(stage.verdict("drop_no_service") > before);
 
     drop(sixes);
-    until("the address to go with its last connection", Duration::from_secs(20), || {
+    until("the address to go with its last connection", PATIENCE, || {
         Ok((!stage.lb1.ip("-6 addr show dev eth0")?.contains(VIP6)).then_some(()))
     })
     .unwrap();
@@ -131,7 +131,7 @@ fn sighup_reloads() {
     stage.configure("", &web(&[(1, 100), (4, 100)], REMEMBER));
     // nsenter executes the daemon in its own place.
     stage.daemon().process().signal(Signal::SIGHUP).unwrap();
-    stage.daemon().wait_for(&format!("Web/{}", server(4)), "up", HEALTH).unwrap();
+    stage.daemon().wait_for(&format!("Web/{}", server(4)), "up", PATIENCE).unwrap();
     assert!(stage.daemon().rip(&format!("Web/{}", server(2))).is_err());
 }
 

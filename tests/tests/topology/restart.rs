@@ -1,10 +1,10 @@
 //! The daemon's death and return: packets need none of it.
 
-use std::{fs, time::Duration};
+use std::fs;
 
-use epiclb_tests::{Daemon, until};
+use epiclb_tests::{Daemon, PATIENCE, until};
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, plain, server, three, web};
+use crate::stage::{DEFAULT_TABLES, LABELS, Stage, VIP4, plain, server, three, web};
 
 #[test]
 fn killing_the_daemon_breaks_nothing_and_the_next_one_takes_over_what_is_there_natively() {
@@ -17,7 +17,7 @@ fn killing_the_daemon_breaks_nothing_and_the_next_one_takes_over_what_is_there_i
 }
 
 fn killing_breaks_nothing(mode: &str) {
-    let Some(mut stage) = Stage::open(&format!("xdp_mode = \"{mode}\""), &three()) else { return };
+    let Some(mut stage) = Stage::open(&format!("xdp_mode = \"{mode}\"\n{DEFAULT_TABLES}"), &three()) else { return };
     let mut sessions: Vec<_> = LABELS.iter().flat_map(|(_, address)| stage.sessions(plain(address), 0..60)).collect();
     let homes: Vec<String> = sessions.iter_mut().map(|session| session.ask().unwrap()).collect();
     let pinned = LABELS.map(|(label, _)| stage.pinned(label));
@@ -53,15 +53,15 @@ fn killing_breaks_nothing(mode: &str) {
         for (session, home) in sessions.iter_mut().zip(&homes) {
             assert_eq!(session.ask().unwrap(), *home, "round {round}: open connections after the start");
         }
-        stage.daemon().wait_all_up(HEALTH).unwrap();
+        stage.daemon().wait_all_up(PATIENCE).unwrap();
         assert_eq!(stage.daemon().status().unwrap()["interfaces"][0]["xdp"], mode);
     }
 
     for met in load.map(|load| load.end()) {
         met.all_served(200);
         assert!(met.restless().is_empty(), "{:?}", met.restless());
-        assert!(met.slowest < Duration::from_secs(1), "{:?}", met.slowest);
     }
+    stage.nothing_was_lost();
     assert_eq!(stage.clients.resets(), resets_before);
 }
 
@@ -73,7 +73,7 @@ fn a_server_that_died_while_nobody_watched_goes_down_soon_after_the_start() {
     stage.server(server(2)).kill().unwrap();
     stage.start();
     for (label, _) in LABELS {
-        stage.daemon().wait_for(&format!("{label}/{}", server(2)), "down", HEALTH).unwrap();
+        stage.daemon().wait_for(&format!("{label}/{}", server(2)), "down", PATIENCE).unwrap();
     }
     let after = stage.visit(plain(VIP4), 0..60, 1);
     for (client, home) in homes {
@@ -89,7 +89,7 @@ fn a_start_on_a_changed_configuration_takes_over_what_still_fits() {
     stage.take_daemon().kill().unwrap();
     stage.configure("", &web(&[(1, 100), (3, 100), (4, 100)], "persistence = \"60m\""));
     stage.start();
-    stage.daemon().wait_all_up(HEALTH).unwrap();
+    stage.daemon().wait_all_up(PATIENCE).unwrap();
     for (session, home) in sessions.iter_mut().zip(homes.values()) {
         assert_eq!(session.ask().unwrap(), *home, "also those to the RIP that is gone");
     }
@@ -130,5 +130,5 @@ fn limits_that_do_not_fit_what_a_crash_left_are_refused_and_leave_it_running() {
 
     stage.configure("", &three());
     stage.start();
-    until("a stop", HEALTH, || Ok(stage.session(plain(VIP4), 0)?.ask().ok())).unwrap();
+    until("a stop", PATIENCE, || Ok(stage.session(plain(VIP4), 0)?.ask().ok())).unwrap();
 }

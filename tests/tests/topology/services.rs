@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use epiclb_tests::{Host, until};
+use epiclb_tests::{Host, PATIENCE, until};
 
-use crate::stage::{HEALTH, LABELS, Stage, VIP4, VIP6, plain, rip, server, services, shares, three, vip, web};
+use crate::stage::{LABELS, Stage, VIP4, VIP6, plain, rip, server, services, shares, three, vip, web};
 
 const REMEMBER: &str = "persistence = \"60m\"";
 
@@ -53,7 +53,7 @@ impl Drop for Echo {
 /// Sends `times` datagrams from one socket; who answered them all, byte-exact.
 fn udp(source: IpAddr, vip: SocketAddr, times: usize) -> io::Result<BTreeSet<String>> {
     let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(vip)?;
     let mut answers = BTreeSet::new();
     for n in 0..times {
@@ -194,7 +194,7 @@ fn health_checks_come_from_the_hosts_own_address_and_are_no_flows() {
     let checks = host.count_packets("prerouting", "ip saddr 192.168.85.10 tcp dport 443 tcp flags syn").unwrap();
     let checks6 = host.count_packets("prerouting", "ip6 saddr fd00:85::10 tcp dport 443 tcp flags syn").unwrap();
     let as_vip = host.count_packets("prerouting", &format!("ip saddr {VIP4} tcp flags syn")).unwrap();
-    until("checks", HEALTH, || Ok((checks.hits()? > 2 && checks6.hits()? > 2).then_some(()))).unwrap();
+    until("checks", PATIENCE, || Ok((checks.hits()? > 2 && checks6.hits()? > 2).then_some(()))).unwrap();
     assert_eq!(as_vip.hits().unwrap(), 0);
     assert_eq!(stage.daemon().json(&["flows"]).unwrap()["total"], 0);
     assert_eq!(stage.verdict("to_rip"), 0);
@@ -246,7 +246,11 @@ fn explain_says_what_happens() {
         assert_eq!(session.ask().unwrap(), foretold);
         assert_eq!(explain(), (foretold.clone(), "flow".to_owned()));
         drop(session);
-        until("the flow to be over", HEALTH, || Ok((explain() == (foretold.clone(), "pin".to_owned())).then_some(())))
-            .unwrap();
+        until(
+            "the flow to be over",
+            PATIENCE,
+            || Ok((explain() == (foretold.clone(), "pin".to_owned())).then_some(())),
+        )
+        .unwrap();
     }
 }

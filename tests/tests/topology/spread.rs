@@ -3,28 +3,29 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
-use epiclb_tests::{client, fixtures, until};
+use epiclb_tests::{PATIENCE, client, fixtures, until};
 use serde_json::json;
 
-use crate::stage::{HEALTH, Homes, LABELS, Stage, VIP4, plain, server, shares, three, web};
+use crate::stage::{DEFAULT_TABLES, Homes, LABELS, Stage, VIP4, plain, server, shares, three, web};
 
 /// Clients and connections of each in the reference round.
 const CLIENTS: u16 = 300;
 const CONNECTIONS: usize = 5;
+/// Clients that bring TLS where the reference configuration is not meant: over IPv6, and in generic mode.
+const FEW: u16 = 60;
 /// A ring places clients by a hash, so 300 of them stray by chance as lots do; 15 % is five standard deviations of
 /// the smallest share from about this number on.
 const MANY: u16 = 2_000;
 
 #[test]
-fn three_hundred_clients_stick_to_one_rip_each_and_read_every_byte_over_tls_natively() {
+fn two_thousand_clients_stick_to_one_rip_each_and_spread_evenly_natively() {
     everybody_sticks("native");
 }
 
 #[test]
-fn three_hundred_clients_stick_to_one_rip_each_and_read_every_byte_over_tls_in_generic_mode() {
+fn two_thousand_clients_stick_to_one_rip_each_and_spread_evenly_in_generic_mode() {
     everybody_sticks("generic");
 }
 
@@ -34,14 +35,12 @@ fn everybody_sticks(mode: &str) {
     let before = stage.clients.resets();
     for (label, address) in LABELS {
         let vip = plain(address);
-        let homes = stage.visit_over_tls(SocketAddr::new(vip.ip(), 443), CLIENTS, CONNECTIONS);
+        let homes = stage.visit_over_tls(SocketAddr::new(vip.ip(), 443), FEW, CONNECTIONS);
         assert_eq!(stage.pinned(label), homes, "the pins are where the clients went");
-        assert_spread(&homes, &[(1, 100), (2, 100), (3, 100)], 4.0);
-
-        // Many more over bare TCP, and 15 % without an allowance for chance.
+        // Many more over bare TCP.
         let many = stage.visit(vip, 1_000..1_000 + MANY, 1);
-        let allowed = assert_spread(&many, &[(1, 100), (2, 100), (3, 100)], 0.0);
-        eprintln!("{mode} {label}: {CLIENTS} clients {:?}, {MANY} clients {allowed:?}", shares(&homes));
+        let shares = assert_spread(&many, &[(1, 100), (2, 100), (3, 100)]);
+        eprintln!("{mode} {label}: {MANY} clients {shares:?}");
     }
     assert_eq!(stage.clients.resets(), before, "connections were reset");
     assert_eq!(stage.daemon().status().unwrap()["alarms"], json!([]));
@@ -60,15 +59,15 @@ fn everybody_sticks(mode: &str) {
 fn the_epic_guides_clients_stick_and_spread_evenly_and_read_every_byte() {
     let Some(mut stage) = Stage::empty() else { return };
     stage.set_secret(fixtures::SECRET).unwrap();
-    stage.configure("", fixtures::SERVICES);
+    stage.configure(DEFAULT_TABLES, fixtures::SERVICES);
     stage.start();
-    stage.daemon().wait_all_up(HEALTH).unwrap();
+    stage.daemon().wait_all_up(PATIENCE).unwrap();
     let resets = stage.clients.resets();
     for (label, address, servers) in [("Hyperspace", VIP4, 1..=3), ("MyChart", "192.168.85.151", 4..=5)] {
         let homes = stage.visit_over_tls(SocketAddr::new(address.parse().unwrap(), 443), CLIENTS, CONNECTIONS);
         assert_eq!(stage.pinned(label), homes, "the pins are where the clients went");
         let weights: Vec<_> = servers.map(|n| (n, 100)).collect();
-        eprintln!("{label}: {:?}", assert_spread(&homes, &weights, 0.0));
+        eprintln!("{label}: {:?}", assert_spread(&homes, &weights));
     }
     assert_eq!(stage.clients.resets(), resets, "connections were reset");
     assert_eq!(stage.daemon().status().unwrap()["alarms"], json!([]));
@@ -80,7 +79,7 @@ fn unequal_weights_are_kept_within_fifteen_percent() {
     let Some(stage) = Stage::open("", &web(&weights, "persistence = \"60m\"")) else { return };
     for (label, address) in LABELS {
         let homes = stage.visit(plain(address), 0..MANY, 1);
-        assert_spread(&homes, &weights, 0.0);
+        assert_spread(&homes, &weights);
         eprintln!("{label} 100/50/50: {:?}", shares(&homes));
     }
 }
@@ -96,21 +95,19 @@ fn the_same_secret_places_every_client_alike_on_another_node() {
     stage.set_secret(&secret).unwrap();
     stage.configure("", &three());
     stage.start();
-    stage.daemon().wait_all_up(Duration::from_secs(10)).unwrap();
+    stage.daemon().wait_all_up(PATIENCE).unwrap();
     assert_eq!(stage.visit(plain(LABELS[0].1), 0..100, 1), homes);
 }
 
-/// Asserts that every share is within 15 % of its weight, or within so many standard deviations of drawing lots.
-fn assert_spread<'h>(homes: &'h Homes, weights: &[(usize, u16)], deviations: f64) -> BTreeMap<&'h str, usize> {
+/// Asserts that every share is within 15 % of its weight.
+fn assert_spread<'h>(homes: &'h Homes, weights: &[(usize, u16)]) -> BTreeMap<&'h str, usize> {
     let shares = shares(homes);
     let all: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
     let clients = homes.len() as f64;
     for (n, weight) in weights {
-        let share = f64::from(*weight) / all;
-        let expected = clients * share;
-        let allowed = (0.15 * expected).max(deviations * (clients * share * (1.0 - share)).sqrt());
+        let expected = clients * f64::from(*weight) / all;
         let got = shares.get(server(*n)).copied().unwrap_or(0) as f64;
-        assert!((got - expected).abs() <= allowed, "{got} of {expected}: {shares:?}");
+        assert!((got - expected).abs() <= 0.15 * expected, "{got} of {expected}: {shares:?}");
     }
     shares
 }
@@ -128,7 +125,7 @@ fn a_hundred_megabytes_are_byte_exact_at_half_the_direct_speed_or_more() {
     let direct_url = format!("https://{}/big", stage.servers[0].address);
     let vip_url = format!("https://{}/big", LABELS[0].1);
     // Interleaved: whatever else the machine does hits both alike. Once more if it hit only one.
-    let measured = until("half the direct speed", Duration::from_secs(60), || {
+    let measured = until("half the direct speed", PATIENCE, || {
         let (mut direct, mut through) = (Vec::new(), Vec::new());
         for _ in 0..3 {
             direct.push(get(&direct_url));

@@ -11,12 +11,12 @@ use std::{
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use epiclb_tests::{Daemon, Lab, fixtures, missing_prerequisites, sweep};
+use epiclb_tests::{Daemon, Lab, PATIENCE, fixtures, missing_prerequisites, sweep};
 use tokio::signal::unix::{SignalKind, signal};
 use view::{Report, step};
 
@@ -74,7 +74,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         let config = lab.write_config(&lab.node_toml(&more), fixtures::SERVICES)?;
         Daemon::start(&lab, &config)
     })?;
-    step("health checks see all five servers up", || daemon.wait_all_up(Duration::from_secs(20)))?;
+    step("health checks see all five servers up", || daemon.wait_all_up(PATIENCE))?;
     let status = daemon.status()?;
     for interface in status["interfaces"].as_array().into_iter().flatten() {
         let (name, xdp) = (&interface["name"], &interface["xdp"]);

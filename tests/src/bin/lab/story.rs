@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use epiclb_tests::{BIG_SIZE, Daemon, Lab, client, until};
+use epiclb_tests::{BIG_SIZE, Daemon, Lab, PATIENCE, client, until};
 use serde_json::Value;
 
 use crate::view::{self, Report, Row};
@@ -20,10 +20,6 @@ const CONNECTIONS: usize = 5;
 const AGAIN: usize = 2;
 /// Downloads each way.
 const DOWNLOADS: usize = 3;
-/// How long the daemon's own count of pins may lag behind.
-const COUNT_LIMIT: Duration = Duration::from_secs(6);
-/// Probes start every 2 s; three failures or two successes in a row decide. Twice that is patience enough.
-const HEALTH_LIMIT: Duration = Duration::from_secs(15);
 
 /// A balanced VIP of the reference configuration.
 pub(crate) const VIPS: [(&str, &str); 2] = [("Hyperspace", "192.168.85.150"), ("MyChart", "192.168.85.151")];
@@ -162,7 +158,7 @@ fn kill_and_return(
     view::heading(&format!("{VICTIM} is killed"));
     let killed = Instant::now();
     lab.server(VICTIM).kill()?;
-    daemon.wait_for(&name, "down", HEALTH_LIMIT)?;
+    daemon.wait_for(&name, "down", PATIENCE)?;
     view::line(&format!("seen down after {:.1} s; all clients connect again", killed.elapsed().as_secs_f64()));
     let without = drive(lab, address, clients, AGAIN)?;
     show(&without, &settled(&without, daemon, vip)?, vip);
@@ -187,7 +183,7 @@ fn kill_and_return(
     view::heading(&format!("{VICTIM} returns"));
     let returned = Instant::now();
     lab.server(VICTIM).start()?;
-    daemon.wait_for(&name, "up", HEALTH_LIMIT)?;
+    daemon.wait_for(&name, "up", PATIENCE)?;
     view::line(&format!("seen up after {:.1} s; all clients connect again", returned.elapsed().as_secs_f64()));
     let again = drive(lab, address, clients, AGAIN)?;
     show(&again, &settled(&again, daemon, vip)?, vip);
@@ -267,7 +263,7 @@ fn settled(round: &Round, daemon: &Daemon, vip: &str) -> Result<Value> {
         let pins = |rip: &Value| rip["pins"].as_u64().and_then(|pins| usize::try_from(pins).ok());
         rips(status, vip).all(|rip| pins(rip) == Some(round.clients_of(rip["label"].as_str().unwrap_or("?"))))
     };
-    let counted = until("pins to be counted", COUNT_LIMIT, || {
+    let counted = until("pins to be counted", PATIENCE, || {
         let status = daemon.status()?;
         Ok(agrees(&status).then_some(status))
     });
