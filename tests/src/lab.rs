@@ -294,7 +294,7 @@ fn address(host: &Host, last: u8) -> Result<()> {
         "link set eth0 up".to_owned(),
     ];
     if last != 1 {
-        lines.extend(["route add default via 192.168.85.1", "-6 route add default via fd00:85::1"].map(str::to_owned));
+        lines.extend(["route add default via 192.168.85.1", "route add default via fd00:85::1"].map(str::to_owned));
     }
     host.ip_lines(lines)
 }
@@ -312,10 +312,10 @@ fn route(gateway: &Host, clients: &Host) -> Result<()> {
         "addr add fd00:21::2/64 dev eth0 nodad",
         "link set eth0 up",
         "route add default via 10.21.0.1",
-        "-6 route add default via fd00:21::1",
+        "route add default via fd00:21::1",
         // Local routes make every address of these networks this host's, without adding 65,000 of them.
         "route add local 10.20.0.0/16 dev lo",
-        "-6 route add local fd00:20::/64 dev lo",
+        "route add local fd00:20::/64 dev lo",
     ])?;
     clients.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
     gateway.ip_lines([
@@ -323,7 +323,7 @@ fn route(gateway: &Host, clients: &Host) -> Result<()> {
         "addr add fd00:21::1/64 dev eth1 nodad",
         "link set eth1 up",
         "route add 10.20.0.0/16 via 10.21.0.2",
-        "-6 route add fd00:20::/64 via fd00:21::2",
+        "route add fd00:20::/64 via fd00:21::2",
     ])
 }
 

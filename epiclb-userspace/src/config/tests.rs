@@ -648,9 +648,10 @@ fn the_time_for_nonsense_grows_with_its_size_and_not_with_the_square() {
     const SMALL: usize = 4 << 10;
     for (small, large) in nonsense(SMALL).iter().zip(nonsense(16 * SMALL)) {
         let small_took = (0..3).map(|_| time(small)).min().unwrap();
-        let large_took = (0..3).map(|_| time(&large)).find(|took| *took < 100 * small_took);
-        // What grew with the square would take 256 times as long.
-        assert!(large_took.is_some(), "{small:.40}: {small_took:?}, and three times over a hundred times that");
+        // What grew with the square would take 256 times as long. One quick run is proof enough: a busy machine stretches
+        // many, and shortens none.
+        let quick = (0..20).any(|_| time(&large) < 100 * small_took);
+        assert!(quick, "{small:.40}: {small_took:?}, and twenty times over a hundred times that");
     }
 }
 

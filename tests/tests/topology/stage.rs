@@ -34,9 +34,8 @@ pub(crate) const DEFAULT_TABLES: &str = "[limits]\n";
 /// The labels of both.
 pub(crate) const LABELS: [(&str, &str); 2] = [("Web", VIP4), ("Web6", VIP6)];
 
-/// Probes are quick, so that tests are; and patient, since these machines stall.
-const HEAD: &str =
-    "[defaults]\ncheck = { kind = \"tcp\", interval = \"400ms\", timeout = \"400ms\", rise = 2, fall = 3 }\n";
+/// Probes are quick, so that tests are; and patient, so that no pause of the machine takes a server down.
+const HEAD: &str = "[defaults]\ncheck = { kind = \"tcp\", interval = \"1s\", timeout = \"1s\", rise = 1, fall = 3 }\n";
 
 /// The text of one RIP: the `n`-th Hyperspace server (from 1) or, from 4 on, a MyChart server; `more` are its other
 /// lines.
