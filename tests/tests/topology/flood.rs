@@ -96,9 +96,9 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     let sent: u64 = flooding.map(|flood| flood.join().unwrap()).iter().sum();
     let newcomers = newcomers.map(|load| load.end());
     for met in &newcomers {
-        // These machines may stall for longer than a cramped table holds a handshake; a client whose ACK comes after that
-        // has to connect again.
-        let allowed = if half_open == ROOMY { 0 } else { met.asked / 100 };
+        // A machine may pause for longer than a cramped table holds a handshake; a client whose ACK comes after that has
+        // to connect again. One in a hundred, and a few of one pause, since a hundred are soon asked.
+        let allowed = if half_open == ROOMY { 0 } else { 3 + met.asked / 100 };
         assert!(met.asked >= 50 && met.failures.len() <= allowed, "{} of {}", met.failures.len(), met.asked);
         assert!(met.restless().is_empty(), "{:?}", met.restless());
     }
