@@ -119,7 +119,7 @@ fn a_clean_stop_after_a_crash_removes_what_the_crash_left() {
 
 #[test]
 fn limits_that_do_not_fit_what_a_crash_left_are_refused_and_leave_it_running() {
-    let Some(mut stage) = Stage::open("", &three()) else { return };
+    let Some(mut stage) = Stage::open(DEFAULT_TABLES, &three()) else { return };
     let mut sessions = stage.sessions(plain(VIP4), 0..20);
     stage.take_daemon().kill().unwrap();
     let config = stage.configure("[limits]\npins = 5000\n", &three());
@@ -128,7 +128,7 @@ fn limits_that_do_not_fit_what_a_crash_left_are_refused_and_leave_it_running() {
     sessions.iter_mut().for_each(|session| drop(session.ask().unwrap()));
     stage.visit(plain(VIP4), 0..20, 1);
 
-    stage.configure("", &three());
+    stage.configure(DEFAULT_TABLES, &three());
     stage.start();
     until("a stop", PATIENCE, || Ok(stage.session(plain(VIP4), 0)?.ask().ok())).unwrap();
 }
