@@ -148,6 +148,30 @@ pub fn download(host: &Host, source: IpAddr, url: &str, file: &Path) -> Result<f
     speed.trim().parse().with_context(|| format!("curl named no speed: {speed}"))
 }
 
+/// The speeds of two URLs that serve what is in `expected`, in bytes a second: the medians of downloads in turn, so that
+/// whatever else the machine does hits both alike. Three of each; three more, up to fifteen, as long as the second stays
+/// below half of the first, which chance may have done to it. Every byte of every download is compared.
+pub fn compare_downloads(host: &Host, source: IpAddr, urls: [&str; 2], expected: &Path) -> Result<[f64; 2]> {
+    // Beside it, so that it goes with the lab.
+    let file = expected.with_extension("downloaded");
+    let mut speeds = [Vec::new(), Vec::new()];
+    loop {
+        for _ in 0..3 {
+            for (url, speeds) in urls.iter().zip(&mut speeds) {
+                speeds.push(download(host, source, url, &file)?);
+                same_bytes(expected, &file).with_context(|| format!("{url} is not what was expected"))?;
+            }
+        }
+        let medians = speeds.each_mut().map(|speeds| {
+            speeds.sort_by(f64::total_cmp);
+            speeds[speeds.len() / 2]
+        });
+        if medians[1] >= medians[0] / 2.0 || speeds[0].len() >= 15 {
+            return Ok(medians);
+        }
+    }
+}
+
 /// An error naming the first difference, unless both files hold the same bytes.
 pub fn same_bytes(expected: &Path, got: &Path) -> Result<()> {
     let open = |path: &Path| File::open(path).with_context(|| format!("cannot open {}", path.display()));

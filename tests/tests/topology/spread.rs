@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use epiclb_tests::{PATIENCE, client, fixtures, until};
+use epiclb_tests::{PATIENCE, client, fixtures};
 use serde_json::json;
 
 use crate::stage::{DEFAULT_TABLES, Homes, LABELS, Stage, VIP4, plain, server, shares, three, web};
@@ -115,29 +115,11 @@ fn assert_spread<'h>(homes: &'h Homes, weights: &[(usize, u16)]) -> BTreeMap<&'h
 #[test]
 fn a_hundred_megabytes_are_byte_exact_at_half_the_direct_speed_or_more() {
     let Some(stage) = Stage::open("xdp_mode = \"native\"", &three()) else { return };
-    let (big, file) = (stage.big().unwrap(), stage.folder().join("download"));
+    let urls = [format!("https://{}/big", stage.servers[0].address), format!("https://{}/big", LABELS[0].1)];
     let source = IpAddr::from(stage.client(0));
-    let get = |url: &str| {
-        let speed = client::download(&stage.clients, source, url, &file).unwrap();
-        client::same_bytes(&big, &file).unwrap();
-        speed
-    };
-    let direct_url = format!("https://{}/big", stage.servers[0].address);
-    let vip_url = format!("https://{}/big", LABELS[0].1);
-    // Interleaved: whatever else the machine does hits both alike. Once more if it hit only one.
-    let measured = until("half the direct speed", PATIENCE, || {
-        let (mut direct, mut through) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            direct.push(get(&direct_url));
-            through.push(get(&vip_url));
-        }
-        let median = |mut speeds: Vec<f64>| {
-            speeds.sort_by(f64::total_cmp);
-            speeds[1] / 1e6
-        };
-        let (direct, through) = (median(direct), median(through));
-        eprintln!("{through:.0} MB/s through the VIP, {direct:.0} MB/s without");
-        Ok((through >= direct / 2.0).then_some(()))
-    });
-    measured.unwrap();
+    let [direct, through] =
+        client::compare_downloads(&stage.clients, source, urls.each_ref().map(String::as_str), &stage.big().unwrap())
+            .unwrap();
+    eprintln!("{:.0} MB/s through the VIP, {:.0} MB/s without", through / 1e6, direct / 1e6);
+    assert!(through >= direct / 2.0, "{through:.0} B/s through the VIP, {direct:.0} B/s without");
 }

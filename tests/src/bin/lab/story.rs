@@ -18,8 +18,6 @@ pub(crate) const CLIENTS: u16 = 300;
 const CONNECTIONS: usize = 5;
 /// And when it comes again: enough to see whether it stays where it went.
 const AGAIN: usize = 2;
-/// Downloads each way.
-const DOWNLOADS: usize = 3;
 
 /// A balanced VIP of the reference configuration.
 pub(crate) const VIPS: [(&str, &str); 2] = [("Hyperspace", "192.168.85.150"), ("MyChart", "192.168.85.151")];
@@ -197,29 +195,20 @@ fn kill_and_return(
 
 fn big_download(lab: &Lab, report: &mut Report) -> Result<()> {
     let big = lab.big()?;
-    let file = lab.folder().join("download");
     let source = IpAddr::from(lab.client(0));
     view::heading(&format!("a download of {} MB, through the balancer and without it", BIG_SIZE / 1_000_000));
-    let megabytes = |speed: f64| speed / 1e6;
-    // Interleaved, and the best of each: whatever else the machine does hits both alike.
-    let (mut direct, mut through, mut exact) = (0_f64, 0_f64, Ok(()));
-    for _ in 0..DOWNLOADS {
-        let url = format!("https://{}/big", lab.servers[0].address);
-        direct = direct.max(client::download(&lab.clients, source, &url, &file)?);
-        let url = format!("https://{}/big", VIPS[0].1);
-        through = through.max(client::download(&lab.clients, source, &url, &file)?);
-        exact = exact.and_then(|()| client::same_bytes(&big, &file));
+    let urls = [format!("https://{}/big", lab.servers[0].address), format!("https://{}/big", VIPS[0].1)];
+    match client::compare_downloads(&lab.clients, source, urls.each_ref().map(String::as_str), &big) {
+        Ok([direct, through]) => {
+            view::line(&format!("{:.0} MB/s through it, {:.0} MB/s without", through / 1e6, direct / 1e6));
+            let percent = 100.0 * through / direct;
+            report.check(
+                through >= direct / 2.0,
+                &format!("100 MB through the VIP: byte-exact, at {percent:.0} % of the speed without a balancer"),
+            );
+        }
+        Err(error) => report.check(false, &format!("100 MB through the VIP: {error:#}")),
     }
-    std::fs::remove_file(&file)?;
-    view::line(&format!("{:.0} MB/s through it, {:.0} MB/s without", megabytes(through), megabytes(direct)));
-    report.check(
-        exact.is_ok() && through >= direct / 2.0,
-        &format!(
-            "100 MB through the VIP: {}, at {:.0} % of the speed without a balancer",
-            exact.map_or_else(|error| format!("{error:#}"), |()| "byte-exact".into()),
-            100.0 * through / direct
-        ),
-    );
     Ok(())
 }
 
