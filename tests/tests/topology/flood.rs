@@ -2,6 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -13,16 +17,18 @@ use serde_json::json;
 use crate::stage::{LABELS, Stage, plain, three};
 
 const PINS: u32 = 2_048;
-/// Four times the pin table.
+/// Four times the pin table, by each family.
 const SPOOFED: u32 = 4 * PINS;
+/// No flood has more sources of a family than this, whatever it waits for.
+const SPOOFED_AT_MOST: u32 = 8 * SPOOFED;
 /// Honest clients, half of them by each family, each with a connection that stays open.
 const HONEST: u16 = 250;
 /// Packets a second and family: what these machines carry beside everything else.
 const PACE: u32 = 10_000;
 
 /// Sends each source's SYN, SYN again, and an ACK that fits nothing (with as many sources in between as may be in
-/// flight). Returns how many packets that was.
-fn flood(clients: &Host, vip: SocketAddr) -> u64 {
+/// flight), until `enough` is said. Returns how many packets that was.
+fn flood(clients: &Host, vip: SocketAddr, enough: &AtomicBool) -> u64 {
     let forger = clients.within(Forger::open).unwrap();
     let packet = |n: u32, kind: u32| {
         let mut bytes = Vec::with_capacity(64);
@@ -44,7 +50,10 @@ fn flood(clients: &Host, vip: SocketAddr) -> u64 {
     };
     let began = Instant::now();
     let mut sent = 0_u32;
-    for first in (0..SPOOFED).step_by(64) {
+    for first in (0..SPOOFED_AT_MOST).step_by(64) {
+        if first >= SPOOFED && enough.load(Ordering::Relaxed) {
+            break;
+        }
         for kind in 0..3 {
             for n in first..first + 64 {
                 forger.send(&packet(n, kind)).unwrap();
@@ -82,9 +91,10 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     // will wait in vain.
     let patience = if half_open == ROOMY { PATIENCE } else { Duration::from_secs(5) };
     let newcomers = LABELS.map(|(_, address)| stage.load_within(patience, plain(address), 2_000..2_060));
+    let enough = Arc::new(AtomicBool::new(false));
     let flooding = LABELS.map(|(_, address)| {
-        let (clients, vip) = (stage.clients.clone(), plain(address));
-        thread::spawn(move || flood(&clients, vip))
+        let (clients, vip, enough) = (stage.clients.clone(), plain(address), enough.clone());
+        thread::spawn(move || flood(&clients, vip, &enough))
     });
     let mut rounds = 0;
     while flooding.iter().any(|flood| !flood.is_finished()) {
@@ -92,6 +102,7 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
             assert_eq!(session.ask().unwrap(), *home, "{mode}: an established connection during the flood");
         }
         rounds += 1;
+        enough.store(rounds >= 3, Ordering::Relaxed);
     }
     let sent: u64 = flooding.map(|flood| flood.join().unwrap()).iter().sum();
     let newcomers = newcomers.map(|load| load.end());
@@ -106,7 +117,7 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
 
     // The counters know the flood: two SYNs of each source went on, and every ACK was found out. A busy machine loses
     // some on their way to the balancer, but what came is more than four times the pin table all the same.
-    assert_eq!(sent, u64::from(SPOOFED) * 3 * 2);
+    assert!(sent >= u64::from(SPOOFED) * 3 * 2);
     let found_out = unverified() - unverified_before;
     assert!(found_out > u64::from(SPOOFED), "{found_out} of {} ACKs were found out", sent / 3);
     // A cramped table has forgotten some when their servers answer: that is counted too.
