@@ -102,7 +102,9 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
             assert_eq!(session.ask().unwrap(), *home, "{mode}: an established connection during the flood");
         }
         rounds += 1;
-        enough.store(rounds >= 3, Ordering::Relaxed);
+        // A busy machine loses some frames on their way to the balancer.
+        let arrived = unverified() - unverified_before > u64::from(SPOOFED);
+        enough.store(rounds >= 3 && arrived, Ordering::Relaxed);
     }
     let sent: u64 = flooding.map(|flood| flood.join().unwrap()).iter().sum();
     let newcomers = newcomers.map(|load| load.end());
@@ -115,8 +117,7 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     }
     assert!(rounds >= 2, "the flood was over before anyone could have noticed");
 
-    // The counters know the flood: two SYNs of each source went on, and every ACK was found out. A busy machine loses
-    // some on their way to the balancer, but what came is more than four times the pin table all the same.
+    // The counters know the flood: two SYNs of each source went on, and every ACK was found out.
     assert!(sent >= u64::from(SPOOFED) * 3 * 2);
     let found_out = unverified() - unverified_before;
     assert!(found_out > u64::from(SPOOFED), "{found_out} of {} ACKs were found out", sent / 3);
