@@ -53,7 +53,7 @@ pub(crate) fn remove(prefix: &str) -> usize {
     if let Err(error) = ip_batch(&["-force"], namespaces.iter().map(|namespace| format!("netns del {namespace}"))) {
         complain!("cannot remove a namespace: {error:#}");
     }
-    let mut removed = namespaces.len();
+    let mut removed = namespaces.iter().filter(|namespace| !Path::new(NETNS).join(namespace).exists()).count();
     for parent in [PathBuf::from(BPFFS), std::env::temp_dir()] {
         for name in names(&parent).into_iter().filter(|name| name.starts_with(prefix)) {
             match fs::remove_dir_all(parent.join(&name)) {
