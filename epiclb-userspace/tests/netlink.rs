@@ -35,6 +35,12 @@ const PEER6: &str = "fd00::2";
 const VIP6: &str = "fd00::150";
 const PEER_MAC: &str = "02:00:00:00:00:02";
 
+/// Ends a wait that has failed; proves nothing about speed.
+const PATIENCE: Duration = seconds(60);
+/// How many questions it may take to find out one server's MAC. Two do: one that the old MAC leaves unanswered, and a
+/// broadcast; the others are for a machine that stalls. The kernel, left alone, would make the resolver ask some fifteen.
+const QUESTIONS: usize = 6;
+
 #[test]
 fn addresses_are_added_recognised_as_ours_and_removed() {
     in_lab(async |lab| {
@@ -138,41 +144,39 @@ fn a_neighbour_is_resolved_without_traffic() {
                 mac: Some(mac(PEER_MAC)),
                 state: NeighbourState::Reachable,
             };
-            within(seconds(10), async { while events.recv().await.unwrap() != NetEvent::Neighbour(known.clone()) {} })
-                .await;
+            within_patience(async { while events.recv().await.unwrap() != NetEvent::Neighbour(known.clone()) {} }).await;
             assert!(net.neighbours().await.unwrap().contains(&known));
         }
     });
 }
 
 #[test]
-fn a_silent_change_of_a_servers_mac_is_noticed_within_six_seconds() {
+fn a_silent_change_of_a_servers_mac_is_noticed_by_the_resolvers_own_questions() {
     in_lab(async |lab| {
         let servers = [addr(PEER4), addr(PEER6)];
         let mut follower = Follower::new(lab.ifindex, &servers).await;
-        let took = follower.until(&servers, mac(PEER_MAC)).await;
-        println!("resolved after {took:?}");
-        assert!(took < seconds(2), "{took:?}");
-        // The kernel's own reachability time is 15 to 45 s; several rounds hit the confirmation cycle at several phases.
+        let asked = follower.until(&servers, mac(PEER_MAC)).await;
+        assert!(asked <= QUESTIONS * servers.len(), "{asked}");
+        // Several rounds hit the confirmation cycle at several phases.
         for (round, wait) in [0_u64, 700, 1900, 2900].into_iter().enumerate() {
             follower.run(Instant::now() + Duration::from_millis(wait)).await;
             let new = format!("02:00:00:00:01:{round:02x}");
             lab.peer(|| change_mac_silently(&new));
-            let took = follower.until(&servers, mac(&new)).await;
-            println!("round {round}: noticed after {took:?}");
-            assert!(took < seconds(6), "{took:?}");
+            let asked = follower.until(&servers, mac(&new)).await;
+            println!("round {round}: noticed after {asked} questions");
+            assert!(asked <= QUESTIONS * servers.len(), "{asked}");
         }
     });
 }
 
 #[test]
-fn an_announced_change_of_a_servers_mac_is_noticed_at_once() {
+fn an_announced_change_of_a_servers_mac_is_noticed_without_a_question() {
     in_lab(async |lab| {
         let servers = [addr(PEER4), addr(PEER6)];
         let mut follower = Follower::new(lab.ifindex, &servers).await;
         follower.until(&servers, mac(PEER_MAC)).await;
         // The kernel believes no second change of an ARP entry within `locktime`, one second.
-        follower.run(Instant::now() + Duration::from_millis(1200)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         let new = "02:00:00:00:02:02";
         lab.peer(|| {
             change_mac_silently(new);
@@ -182,9 +186,12 @@ fn an_announced_change_of_a_servers_mac_is_noticed_at_once() {
                 net.announce(&servers.map(|ip| (peer0, ip))).await.unwrap();
             });
         });
-        let took = follower.until(&servers, mac(new)).await;
-        println!("noticed after {took:?}");
-        assert!(took < seconds(1), "{took:?}");
+        within_patience(async {
+            while !follower.all_at(&servers, mac(new)) {
+                follower.listen().await;
+            }
+        })
+        .await;
     });
 }
 
@@ -195,8 +202,8 @@ fn an_administrators_neighbour_entry_stays_one() {
         ip(&format!("neigh add {PEER4} lladdr {entry} nud permanent dev lb0"));
         let servers = [addr(PEER4)];
         let mut follower = Follower::new(lab.ifindex, &servers).await;
-        assert!(follower.until(&servers, mac(entry)).await < seconds(1));
-        follower.run(Instant::now() + seconds(4)).await;
+        assert!(follower.all_at(&servers, mac(entry)), "it needs no question");
+        assert_eq!(follower.run(Instant::now() + seconds(4)).await, 0, "nor does it later");
         let known = follower.net.neighbours().await.unwrap().into_iter().find(|n| n.ip == servers[0]).unwrap();
         assert_eq!((known.mac, known.state), (Some(mac(entry)), NeighbourState::Static));
     });
@@ -232,7 +239,7 @@ fn changes_of_links_addresses_and_routes_are_told() {
     in_lab(async |lab| {
         let mut events = subscribe().unwrap();
         let mut told = async |wanted: NetEvent| {
-            within(seconds(10), async { while events.recv().await.unwrap() != wanted {} }).await;
+            within_patience(async { while events.recv().await.unwrap() != wanted {} }).await;
         };
         Netlink::open().unwrap().add_address(lab.ifindex, addr(VIP4)).await.unwrap();
         told(NetEvent::Address).await;
@@ -254,9 +261,9 @@ fn a_flood_of_changes_ends_in_an_overrun_and_the_stream_goes_on() {
         let mut child = Command::new("ip").args(["-batch", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(entries.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
-        within(seconds(10), async { while events.recv().await.unwrap() != NetEvent::Overrun {} }).await;
+        within_patience(async { while events.recv().await.unwrap() != NetEvent::Overrun {} }).await;
         let net = Netlink::open().unwrap();
-        within(seconds(30), async {
+        within_patience(async {
             // An overrun stands for whatever else came with it, so a change may have to be made again.
             loop {
                 net.add_address(lab.ifindex, addr(VIP4)).await.unwrap();
@@ -344,7 +351,7 @@ fn a_guard_of_thousands_of_addresses_is_one_quick_transaction() {
         println!("installed after {:?}", start.elapsed());
         assert_eq!(guard::installed().unwrap(), Installed::Intact(spec));
         println!("read back after {:?}", start.elapsed());
-        assert!(start.elapsed() < seconds(10));
+        assert!(start.elapsed() < PATIENCE);
     });
 }
 
@@ -369,33 +376,50 @@ impl Follower {
         Self { net, events, resolver, ifindex }
     }
 
-    /// Runs until every server has the MAC; says how long that took.
-    async fn until(&mut self, servers: &[IpAddr], mac: Mac) -> Duration {
-        let start = Instant::now();
+    fn all_at(&self, servers: &[IpAddr], mac: Mac) -> bool {
         let wanted = Hop::Known { ifindex: self.ifindex, mac };
-        while !servers.iter().all(|&server| self.resolver.hop(server) == wanted) {
-            assert!(start.elapsed() < seconds(20), "{:?}", self.resolver);
-            self.step(start + seconds(20)).await;
-        }
-        start.elapsed()
+        servers.iter().all(|&server| self.resolver.hop(server) == wanted)
     }
 
-    async fn run(&mut self, end: Instant) {
+    /// Runs until every server has the MAC; says how many questions that took.
+    async fn until(&mut self, servers: &[IpAddr], mac: Mac) -> usize {
+        let end = Instant::now() + PATIENCE;
+        let mut asked = 0;
+        while !self.all_at(servers, mac) {
+            assert!(Instant::now() < end, "{:?}", self.resolver);
+            asked += self.step(end).await;
+        }
+        asked
+    }
+
+    async fn run(&mut self, end: Instant) -> usize {
+        let mut asked = 0;
         while Instant::now() < end {
-            self.step(end).await;
+            asked += self.step(end).await;
         }
+        asked
     }
 
-    async fn step(&mut self, end: Instant) {
-        for probe in self.resolver.probes(Instant::now()) {
-            self.net.probe(&probe).await.unwrap();
+    /// Asks what is due, then waits for something to happen; says how many questions that were.
+    async fn step(&mut self, end: Instant) -> usize {
+        let probes = self.resolver.probes(Instant::now());
+        for probe in &probes {
+            self.net.probe(probe).await.unwrap();
         }
         let wake = self.resolver.next_due().map_or(end, |due| due.min(end));
+        // A stalled machine owes the answers that have come already before it owes the next question.
         tokio::select! {
-            event = self.events.recv() => if let NetEvent::Neighbour(neighbour) = event.unwrap() {
-                self.resolver.heard(neighbour, Instant::now());
-            },
+            biased;
+            () = self.listen() => {}
             () = tokio::time::sleep_until(wake.into()) => {}
+        }
+        probes.len()
+    }
+
+    /// Takes in what the kernel tells next, without asking anything.
+    async fn listen(&mut self) {
+        if let NetEvent::Neighbour(neighbour) = self.events.recv().await.unwrap() {
+            self.resolver.heard(neighbour, Instant::now());
         }
     }
 }
@@ -555,7 +579,7 @@ fn connect(to: SocketAddr) -> Outcome {
 /// What must come may take a while on a busy machine: the kernel looks for duplicates of a new link-local address, and
 /// limits its ICMP errors.
 fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + seconds(10);
+    let end = Instant::now() + PATIENCE;
     while !holds() {
         if Instant::now() > end {
             return false;
@@ -572,11 +596,11 @@ fn icmp_refuses_udp(to: SocketAddr) -> bool {
     socket.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
 }
 
-async fn within(limit: Duration, work: impl Future<Output = ()>) {
-    tokio::time::timeout(limit, work).await.expect("in time");
+async fn within_patience(work: impl Future<Output = ()>) {
+    tokio::time::timeout(PATIENCE, work).await.expect("in time");
 }
 
-fn seconds(s: u64) -> Duration {
+const fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 

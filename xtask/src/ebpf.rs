@@ -14,6 +14,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::LazyLock,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -114,9 +115,14 @@ pub fn inputs() -> Vec<PathBuf> {
     inputs
 }
 
-/// The top of the repository this library was built from.
+/// The top of the repository: cargo tells whatever it runs where its package lies. What was true when this library was
+/// built may be so no longer, in a target folder that several checkouts share.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+    static TOP: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        PathBuf::from(package).parent().expect("every package lies in the workspace").to_owned()
+    });
+    &TOP
 }
 
 /// Who builds the object with what, in one line: for `setup` and for error messages.
