@@ -144,7 +144,8 @@ fn a_neighbour_is_resolved_without_traffic() {
                 mac: Some(mac(PEER_MAC)),
                 state: NeighbourState::Reachable,
             };
-            within_patience(async { while events.recv().await.unwrap() != NetEvent::Neighbour(known.clone()) {} }).await;
+            within_patience(async { while events.recv().await.unwrap() != NetEvent::Neighbour(known.clone()) {} })
+                .await;
             assert!(net.neighbours().await.unwrap().contains(&known));
         }
     });
