@@ -646,12 +646,15 @@ fn the_time_for_nonsense_grows_with_its_size_and_not_with_the_square() {
         started.elapsed()
     };
     const SMALL: usize = 4 << 10;
-    for (small, large) in nonsense(SMALL).iter().zip(nonsense(16 * SMALL)) {
-        let small_took = (0..3).map(|_| time(small)).min().unwrap();
-        // What grew with the square would take 256 times as long. One quick run is proof enough: a busy machine stretches
-        // many, and shortens none.
-        let quick = (0..20).any(|_| time(&large) < 100 * small_took);
-        assert!(quick, "{small:.40}: {small_took:?}, and twenty times over a hundred times that");
+    const TIMES: u32 = 16;
+    for (small, large) in nonsense(SMALL).iter().zip(nonsense(TIMES as usize * SMALL)) {
+        // Both sides of the comparison take about as long, so that a machine that pauses stretches both. What grew with
+        // the square would take sixteen times as long in one piece as in sixteen. One quick run is proof enough.
+        let quick = (0..20).any(|_| {
+            let in_pieces: Duration = (0..TIMES).map(|_| time(small)).sum();
+            time(&large) < 6 * in_pieces
+        });
+        assert!(quick, "{small:.40}: in one piece it takes over six times as long as in {TIMES}, twenty times");
     }
 }
 
