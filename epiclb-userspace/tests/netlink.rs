@@ -38,7 +38,8 @@ const PEER_MAC: &str = "02:00:00:00:00:02";
 /// Ends a wait that has failed; proves nothing about speed.
 const PATIENCE: Duration = seconds(60);
 /// How many questions it may take to find out one server's MAC. Two do: one that the old MAC leaves unanswered, and a
-/// broadcast; the others are for a machine that stalls. The kernel, left alone, would make the resolver ask some fifteen.
+/// broadcast; the others are for a machine that stalls. When each is asked is proved in the resolver's own tests, whose
+/// time is passed in.
 const QUESTIONS: usize = 6;
 
 #[test]
@@ -352,7 +353,7 @@ fn a_guard_of_thousands_of_addresses_is_one_quick_transaction() {
         println!("installed after {:?}", start.elapsed());
         assert_eq!(guard::installed().unwrap(), Installed::Intact(spec));
         println!("read back after {:?}", start.elapsed());
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < seconds(10));
     });
 }
 
