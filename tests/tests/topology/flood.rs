@@ -66,8 +66,8 @@ fn flood(clients: &Host, vip: SocketAddr, enough: &AtomicBool) -> u64 {
     u64::from(sent)
 }
 
-/// Handshakes that may be under way by default: more than the flood leaves behind.
-const ROOMY: u32 = 65_536;
+/// Room for both directions of every handshake that the longest flood of both families leaves behind.
+const ROOMY: u32 = 2 * 2 * SPOOFED_AT_MOST;
 /// So few that the flood turns them over within a tenth of a second.
 const CRAMPED: u32 = 1_024;
 
@@ -84,6 +84,7 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     let pinned = LABELS.map(|(label, _)| stage.pinned(label));
     assert!(pinned.iter().all(|pins| pins.len() == usize::from(HONEST)));
     let (resets_before, to_rip) = (stage.clients.resets(), stage.verdict("to_rip"));
+    let guesses_before = stage.verdict("drop_unverified");
     let unverified = || stage.verdict("drop_unverified") + stage.verdict("drop_no_flow");
     let unverified_before = unverified();
 
@@ -121,8 +122,10 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     assert!(sent >= u64::from(SPOOFED) * 3 * 2);
     let found_out = unverified() - unverified_before;
     assert!(found_out > u64::from(SPOOFED), "{found_out} of {} ACKs were found out", sent / 3);
-    // A cramped table has forgotten some when their servers answer: that is counted too.
-    assert!(half_open < ROOMY || found_out <= sent / 3 * 101 / 100, "{found_out} dropped for {} ACKs", sent / 3);
+    // Nothing but the flood's ACKs is taken for a guess. What servers still answer after a handshake was forgotten has
+    // a counter of its own.
+    let guesses = stage.verdict("drop_unverified") - guesses_before;
+    assert!(guesses <= sent / 3, "{guesses} dropped as guesses, {} ACKs were sent", sent / 3);
     let forwarded = stage.verdict("to_rip") - to_rip;
     assert!(forwarded > 2 * u64::from(SPOOFED), "{forwarded} of {} SYNs", sent / 3 * 2);
 
