@@ -55,7 +55,7 @@ fn when_all_ports_are_taken_a_new_client_is_dropped_and_no_live_flow_disturbed()
     // The closed flow keeps its port for as long as the RIP may know it.
     world.to_client(first.rip_fin());
     world.to_rip(first.client_fin());
-    world.sweep(Duration::from_secs(62));
+    world.sweep_after(Duration::from_secs(62));
     world.expect(Verdict::DropSnatPorts, from("10.20.0.8:40001").to(VIP).syn(1));
     world.sweep(Duration::from_secs(65));
     world.connect("10.20.0.8:40001", VIP);

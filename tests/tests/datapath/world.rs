@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
+    ops::{Deref, DerefMut},
     path::PathBuf,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -56,9 +58,60 @@ pub(crate) mod action {
     pub(crate) const REDIRECT: u32 = 4;
 }
 
+/// A loaded program. The verifier takes seconds over it, so that the next world gets it when this one is done with it,
+/// unless its test has failed.
+pub(crate) struct Loaded(Option<Program>);
+
+struct Program {
+    limits: Limits,
+    bpf: Bpf,
+    _dispatcher: Attached,
+    /// Where the dispatcher is attached; it goes with its last user.
+    _network: File,
+}
+
+/// Programs between two worlds.
+static SPARE: Mutex<Vec<Program>> = Mutex::new(Vec::new());
+
+impl Loaded {
+    fn new(limits: Limits) -> Self {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = spare.iter().position(|program| program.limits == limits) {
+            return Self(Some(spare.swap_remove(at)));
+        }
+        drop(spare);
+        let mut bpf = Bpf::load(&Settings { limits, seed: SEED, pins: None }).unwrap_or_else(|e| panic!("{e:?}"));
+        let dispatcher = keep_dispatched(&mut bpf);
+        let network = File::open("/proc/thread-self/ns/net").expect("every Linux has it");
+        Self(Some(Program { limits, bpf, _dispatcher: dispatcher, _network: network }))
+    }
+}
+
+impl Deref for Loaded {
+    type Target = Bpf;
+
+    fn deref(&self) -> &Bpf {
+        &self.0.as_ref().expect("it is taken out by drop alone").bpf
+    }
+}
+
+impl DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut Bpf {
+        &mut self.0.as_mut().expect("it is taken out by drop alone").bpf
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let (Some(program), false) = (self.0.take(), std::thread::panicking()) {
+            SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(program);
+        }
+    }
+}
+
 /// The loaded program and everything that was told to it.
 pub(crate) struct World {
-    pub(crate) bpf: Bpf,
+    pub(crate) bpf: Loaded,
     pub(crate) config: Config,
     admin: AdminStates,
     health: BTreeMap<RipName, Health>,
@@ -68,10 +121,14 @@ pub(crate) struct World {
     sweeper: Sweeper,
     tally: Tally,
     counted: Vec<(Verdict, Counter)>,
+    /// What an earlier world has counted.
+    inherited: Vec<(Verdict, Counter)>,
+    inherited_notes: Vec<(Note, u64)>,
     /// Frames went through uncounted.
     uncounted: bool,
+    /// Boot time just before the last frame.
+    spoke: Duration,
     out: Vec<u8>,
-    _dispatcher: Attached,
 }
 
 /// What became of a frame.
@@ -146,12 +203,11 @@ impl World {
         }
         let mut config = hospital();
         edit(&mut config);
-        let mut bpf = Bpf::load(&Settings { limits, seed: SEED, pins: None }).unwrap_or_else(|e| panic!("{e:?}"));
-        let dispatcher = keep_dispatched(&mut bpf);
+        let mut bpf = Loaded::new(limits);
         bpf.set_interface(INGRESS, word(OWN_MAC)).expect("an index that fits");
         bpf.set_interface(FAR, word(FAR_MAC)).expect("an index that fits");
         let sweeper = bpf.sweeper(limits).expect("a sweeper");
-        let counted = bpf.verdicts().expect("verdicts");
+        let (counted, noted) = (bpf.verdicts().expect("verdicts"), bpf.notes().expect("notes"));
         let hops = config.services.rips().map(|(vip, _, rip)| {
             let ifindex = if vip.label == "far" { FAR } else { INGRESS };
             (rip.address, Hop::new(word(mac_of(rip.address)), ifindex))
@@ -166,11 +222,14 @@ impl World {
             host_addresses: BTreeSet::new(),
             sweeper,
             tally: Tally::default(),
+            inherited: counted.clone(),
+            inherited_notes: noted,
             counted,
             uncounted: false,
+            spoke: boot(),
             out: vec![0; 4096],
-            _dispatcher: dispatcher,
         };
+        world.forget();
         world.reconcile();
         Some(world)
     }
@@ -244,6 +303,26 @@ impl World {
         self.reconcile();
     }
 
+    /// Forgets what an earlier world has left in the tables.
+    fn forget(&mut self) {
+        let pins: Vec<PinKey> = self.pins().into_keys().collect();
+        self.bpf.remove_pins(&pins).expect("pins");
+        let flows = self.map::<FlowKey, Flow>(name::FLOWS);
+        for key in self.flows().keys() {
+            flows.remove(key).expect("flows");
+        }
+        let half_open = self.map::<FlowKey, HalfOpen>(name::HALF_OPEN);
+        for key in self.half_open().keys() {
+            half_open.remove(key).expect("handshakes");
+        }
+        // The program keeps below its limit by what the sweeper tells it.
+        self.sweep(Duration::ZERO);
+        self.tally = Tally::default();
+        for op in plan(&self.bpf.actual().expect("tables"), &Desired::default()) {
+            self.bpf.apply(&op).unwrap_or_else(|error| panic!("{error:?}"));
+        }
+    }
+
     /// Runs one frame through the program, and asserts what holds for every frame.
     pub(crate) fn send(&mut self, frame: impl Into<Vec<u8>>) -> Outcome {
         let input = frame.into();
@@ -267,6 +346,7 @@ impl World {
     /// Runs one frame through the program; its action and what became of its bytes. Nothing is asserted.
     pub(crate) fn run(&mut self, input: &[u8]) -> (u32, Vec<u8>) {
         self.uncounted = true;
+        self.spoke = boot();
         let options = TestRunOptions { data_in: Some(input), data_out: Some(&mut self.out), ..Default::default() };
         let result = self
             .bpf
@@ -288,7 +368,10 @@ impl World {
         if self.uncounted {
             self.recount();
         }
-        self.counted.iter().find(|(v, _)| *v == verdict).map_or(0, |(_, counter)| counter.packets)
+        let packets = |counters: &[(Verdict, Counter)]| {
+            counters.iter().find(|(v, _)| *v == verdict).map_or(0, |(_, counter)| counter.packets)
+        };
+        packets(&self.counted) - packets(&self.inherited)
     }
 
     /// Sends it and expects this verdict.
@@ -461,13 +544,23 @@ impl World {
 
     /// One of the program's other counts.
     pub(crate) fn note(&self, note: Note) -> u64 {
-        self.bpf.notes().expect("notes").into_iter().find(|(n, _)| *n == note).map_or(0, |(_, count)| count)
+        let count = |notes: &[(Note, u64)]| notes.iter().find(|(n, _)| *n == note).map_or(0, |(_, count)| *count);
+        count(&self.bpf.notes().expect("notes")) - count(&self.inherited_notes)
     }
 
     /// One sweep, `ahead` of the present.
     pub(crate) fn sweep(&mut self, ahead: Duration) -> Swept {
+        self.sweep_at(boot() + ahead)
+    }
+
+    /// One sweep when the last frame was `silence` ago, however long the test has paused since.
+    pub(crate) fn sweep_after(&mut self, silence: Duration) -> Swept {
+        self.sweep_at(self.spoke + silence)
+    }
+
+    fn sweep_at(&mut self, now: Duration) -> Swept {
         let rips = self.bpf.actual().expect("tables").rips;
-        let swept = self.sweeper.sweep(boot() + ahead, &rips).expect("a sweep");
+        let swept = self.sweeper.sweep(now, &rips).expect("a sweep");
         self.tally = swept.tally.clone();
         swept
     }
