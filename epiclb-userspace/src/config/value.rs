@@ -155,9 +155,13 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
             format!("write \"{trimmed}s\" or \"{trimmed}m\"; {limits}"),
         );
     }
-    match humantime::parse_duration(text) {
-        Ok(duration) if range.contains(&duration) => Ok(duration),
-        Ok(duration) => {
+    // humantime 2.4 panics at a sum just beyond 64 bits, as in "18446744073709551615s 1000ms". So many digits write every
+    // time that any key takes, to the nanosecond, and end far below.
+    const DIGITS: usize = 16;
+    let few = text.bytes().filter(u8::is_ascii_digit).count() <= DIGITS;
+    match few.then(|| humantime::parse_duration(text)) {
+        Some(Ok(duration)) if range.contains(&duration) => Ok(duration),
+        Some(Ok(duration)) => {
             // humantime's M is a month; people who mean minutes should see that.
             let month = if text.contains('M') { " (M is a month, m a minute)" } else { "" };
             wrong(
@@ -165,7 +169,7 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
                 format!("write a time {limits}"),
             )
         }
-        Err(_) => wrong(
+        Some(Err(_)) | None => wrong(
             format!("{} is not a time", quoted(text)),
             format!("write it like \"500ms\", \"2s\" or \"60m\"; {limits}"),
         ),

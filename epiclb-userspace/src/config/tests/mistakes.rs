@@ -302,6 +302,7 @@ fn each_mistake_in_a_persistence_is_named() {
         ("\"0s\"", &["out of range"]),
         ("\"8d\"", &["8days", "out of range"]),
         ("\"99999999999999999999h\"", &["is not a time"]),
+        ("\"18446744073709551615s 1000ms\"", &["is not a time"]),
     ];
     for (persistence, words) in cases {
         let services = vip_with(&format!("persistence = «{persistence}"));
