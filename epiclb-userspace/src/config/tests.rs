@@ -636,6 +636,7 @@ fn the_time_for_nonsense_grows_with_its_size_and_not_with_the_square() {
             format!("vip = [{}]", fill("{},")),
             format!("a = \"{}\n", fill("x")),
             format!("[[vip]]\nports = [{}]\n", fill("1,")),
+            format!("[[vip]]\nforce_https = true\nhosts = [\"a{}\"]\n", fill(":")),
             (0..size / 12).map(|n| format!("k{n} = x\n")).collect(),
         ]
     };

@@ -264,6 +264,8 @@ pub(super) fn host(text: &str) -> Result<String, Wrong> {
     }
     if let Some((name, port)) = text.rsplit_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit())
+        // One port: of a hundred thousand colons each would lead a call deeper.
+        && (!name.contains(':') || name.ends_with(']'))
         && host(name).is_ok()
     {
         return wrong(format!("{shown} has a port"), format!("write {}; HTTPS is on port 443", quoted(name)));
