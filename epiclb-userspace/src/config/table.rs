@@ -100,9 +100,10 @@ impl<'t> Table<'t> {
         self.place.name = Some(name);
     }
 
-    /// Whether the key is there, whatever it holds.
+    /// Whether the key is there and holds anything, right or wrong. An empty list is nothing.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.entries.contains_key(key)
+        let value = self.entries.get(key);
+        value.is_some_and(|value| value.get_ref().as_array().is_none_or(|items| !items.is_empty()))
     }
 
     /// A key that holds text.

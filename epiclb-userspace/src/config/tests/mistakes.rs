@@ -117,6 +117,7 @@ fn each_mistake_in_the_layout_of_services_toml_is_named() {
     let cases: &[(&str, String, &[Expected])] = &[
         ("no VIP at all", "«# nothing\n".to_owned(), &[warning("", &["no VIP", "add [[vip]]"])]),
         ("an empty file", "«".to_owned(), &[warning("", &["no VIP"])]),
+        ("an empty list of VIPs", "«vip = []\n".to_owned(), &[warning("", &["no VIP"])]),
         (
             "single brackets",
             "«[vip]\nlabel = \"A\"\n".to_owned(),
@@ -458,6 +459,11 @@ fn each_mistake_in_a_rip_is_named() {
             "single brackets",
             SERVICES.replace("[[vip.rip]]", "«[vip.rip]"),
             &[error("vip[0].rip", &["[[vip.rip]], with double"])],
+        ),
+        (
+            "an empty list",
+            "«[[vip]]\nlabel = \"A\"\naddress = \"10.0.0.1\"\nports = [1]\nrip = []\n".to_owned(),
+            &[error("vip[0]", &["no RIPs", "[[vip.rip]]"])],
         ),
         (
             "nothing in it",
