@@ -122,8 +122,9 @@ fn nobody_honest_notices(mode: &str, half_open: u32) {
     assert!(sent >= u64::from(SPOOFED) * 3 * 2);
     let found_out = unverified() - unverified_before;
     assert!(found_out > u64::from(SPOOFED), "{found_out} of {} ACKs were found out", sent / 3);
-    // Nothing but the flood's ACKs is taken for a guess. What servers still answer after a handshake was forgotten has
-    // a counter of its own.
+    // A cramped table has forgotten some when their servers answer: that is counted too.
+    assert!(half_open < ROOMY || found_out <= sent / 3 * 101 / 100, "{found_out} dropped for {} ACKs", sent / 3);
+    // Nothing but the flood's ACKs is ever taken for a guess.
     let guesses = stage.verdict("drop_unverified") - guesses_before;
     assert!(guesses <= sent / 3, "{guesses} dropped as guesses, {} ACKs were sent", sent / 3);
     let forwarded = stage.verdict("to_rip") - to_rip;
